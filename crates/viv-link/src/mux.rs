@@ -1,0 +1,194 @@
+//! yamux over a carrier, and the port greeting of each stream.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use viv_proto::ProtocolError;
+use viv_proto::port::{self, MAX_GREETING_BYTES};
+
+use crate::carrier::Carrier;
+use crate::{LinkError, MAX_RECEIVE_BYTES, MAX_STREAMS};
+
+/// One open stream of the link. Its end is the peer's close; operations carry their own ends.
+pub type Stream = Compat<yamux::Stream>;
+
+/// Opens streams to the other side.
+#[derive(Debug, Clone)]
+pub struct Link {
+    requests: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+}
+
+impl Link {
+    /// Opens a stream to a port of the other side and waits for its consent.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`] if the other side does not serve the port, [`LinkError::Closed`] if
+    /// the session ends first.
+    pub async fn open(&self, number: u32) -> Result<Stream, LinkError> {
+        let (reply, opened) = oneshot::channel();
+        self.requests.send(reply).await.map_err(|_| LinkError::Closed)?;
+        let mut stream = opened.await.map_err(|_| LinkError::Closed)?.compat();
+        stream.write_all(port::connect_line(number).as_bytes()).await.map_err(|_| LinkError::Closed)?;
+        let answer = read_greeting(&mut stream).await?;
+        match port::parse_answer(&answer)? {
+            Ok(()) => Ok(stream),
+            Err(reason) => Err(LinkError::Refused { port: number, reason }),
+        }
+    }
+}
+
+/// Streams the other side opens.
+pub struct Incoming {
+    streams: mpsc::UnboundedReceiver<yamux::Stream>,
+    greetings: FuturesUnordered<BoxFuture<'static, Option<Request>>>,
+}
+
+impl Incoming {
+    /// The next stream whose greeting is complete; `None` once the session has ended.
+    ///
+    /// A stream with a malformed greeting is refused and dropped. One that never greets holds
+    /// nothing but one of [`MAX_STREAMS`] places.
+    pub async fn next(&mut self) -> Option<Request> {
+        loop {
+            tokio::select! {
+                stream = self.streams.recv() => {
+                    self.greetings.push(Box::pin(greet(stream?.compat())));
+                }
+                Some(request) = self.greetings.next() => {
+                    if request.is_some() {
+                        return request;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn greet(mut stream: Stream) -> Option<Request> {
+    let line = read_greeting(&mut stream).await;
+    match line.and_then(|line| Ok(port::parse_connect(&line)?)) {
+        Ok(port) => Some(Request { port, stream }),
+        Err(LinkError::Protocol(error)) => {
+            // Best effort: the stream is dropped whatever becomes of the answer.
+            let _ = stream.write_all(port::refusal_line(&error.to_string()).as_bytes()).await;
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A stream the other side opened, not yet answered.
+pub struct Request {
+    /// The port it asks for.
+    pub port: u32,
+    stream: Stream,
+}
+
+impl Request {
+    /// Lets the stream begin.
+    ///
+    /// # Errors
+    /// If the other side is gone.
+    pub async fn accept(mut self) -> std::io::Result<Stream> {
+        self.stream.write_all(port::OK_LINE.as_bytes()).await?;
+        Ok(self.stream)
+    }
+
+    /// Refuses it, with a reason for people.
+    pub async fn refuse(mut self, reason: &str) {
+        // If the other side is gone there is no one to tell.
+        let _ = self.stream.write_all(port::refusal_line(reason).as_bytes()).await;
+        let _ = self.stream.shutdown().await;
+    }
+}
+
+/// A greeting or an answer: byte by byte, since what follows belongs to the stream's user. The
+/// bytes are already in this process's memory.
+async fn read_greeting(stream: &mut Stream) -> Result<Vec<u8>, LinkError> {
+    let mut line = Vec::with_capacity(32);
+    loop {
+        let byte = stream.read_u8().await.map_err(|_| LinkError::Closed)?;
+        if byte == b'\n' {
+            return Ok(line);
+        }
+        line.push(byte);
+        if line.len() >= MAX_GREETING_BYTES {
+            return Err(ProtocolError::MalformedGreeting.into());
+        }
+    }
+}
+
+/// Moves a session's bytes.
+pub struct Driver<T> {
+    connection: yamux::Connection<Carrier<T>>,
+    requests: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
+    opening: Option<oneshot::Sender<yamux::Stream>>,
+    inbound: mpsc::UnboundedSender<yamux::Stream>,
+}
+
+pub(crate) fn start<T>(carrier: Carrier<T>, mode: yamux::Mode) -> (Link, Incoming, Driver<T>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(MAX_RECEIVE_BYTES));
+    let connection = yamux::Connection::new(carrier, config, mode);
+    let (request_sender, requests) = mpsc::channel(MAX_STREAMS);
+    // Unbounded, yet bounded: yamux refuses more than `MAX_STREAMS`.
+    let (inbound, streams) = mpsc::unbounded_channel();
+    let incoming = Incoming { streams, greetings: FuturesUnordered::new() };
+    (Link { requests: request_sender }, incoming, Driver { connection, requests, opening: None, inbound })
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    /// Runs until the session ends.
+    ///
+    /// # Errors
+    /// [`LinkError::Io`] if the carrier failed or ended, [`LinkError::Closed`] if the other side
+    /// broke the yamux protocol.
+    pub async fn run(mut self) -> Result<(), LinkError> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        loop {
+            if self.opening.is_none()
+                && let Poll::Ready(Some(request)) = self.requests.poll_recv(cx)
+            {
+                self.opening = Some(request);
+            }
+            if self.opening.is_some()
+                && let Poll::Ready(opened) = self.connection.poll_new_outbound(cx)
+            {
+                let stream = opened.map_err(session_error)?;
+                if let Some(request) = self.opening.take() {
+                    // Whoever asked may have gone; the stream then closes by itself.
+                    let _ = request.send(stream);
+                }
+                continue;
+            }
+            match self.connection.poll_next_inbound(cx) {
+                Poll::Ready(Some(Ok(stream))) => {
+                    // No one listens once `Incoming` is dropped: the stream is reset by its drop.
+                    let _ = self.inbound.send(stream);
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(session_error(error))),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+fn session_error(error: yamux::ConnectionError) -> LinkError {
+    match error {
+        yamux::ConnectionError::Io(error) => LinkError::Io(error),
+        _ => LinkError::Closed,
+    }
+}

@@ -1,0 +1,201 @@
+//! The payloads of the control port's messages.
+//!
+//! | type | payload | answer |
+//! |---|---|---|
+//! | `heartbeat` | anything | `heartbeat_ack`, the same payload |
+//! | `configure` | [`Configure`] | `result`, [`Configured`] |
+//! | `exec` | [`Exec`] | `result`, [`Started`], then frames until [`crate::frame::Frame::Exit`] |
+//! | `status` | none | `result`, [`GuestStatus`] |
+//! | `shutdown` | none | `result` once every share is flushed; the guest then powers off |
+//!
+//! Anything that fails is answered by `error` with a [`Failure`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The names of message types.
+pub mod kind {
+    /// Are you there?
+    pub const HEARTBEAT: &str = "heartbeat";
+    /// The answer to a heartbeat.
+    pub const HEARTBEAT_ACK: &str = "heartbeat_ack";
+    /// Identity, shares and user of a fresh sandbox; once, before anything runs.
+    pub const CONFIGURE: &str = "configure";
+    /// Run a program.
+    pub const EXEC: &str = "exec";
+    /// What the guest knows of its health.
+    pub const STATUS: &str = "status";
+    /// Flush everything, then power off.
+    pub const SHUTDOWN: &str = "shutdown";
+    /// The answer to what succeeded.
+    pub const RESULT: &str = "result";
+    /// The answer to what did not.
+    pub const ERROR: &str = "error";
+}
+
+/// What makes a booted guest this sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configure {
+    /// The host name inside.
+    pub hostname: String,
+    /// The host's wall clock, nanoseconds since the Unix epoch, read as late as possible.
+    pub wall_clock_ns: u64,
+    /// Fresh random bytes for the guest's generator, in hexadecimal (32 bytes).
+    pub entropy: String,
+    /// The machine-id inside, 32 hexadecimal digits.
+    pub machine_id: String,
+    /// The host's time zone as an IANA name, if known.
+    #[serde(default)]
+    pub timezone: Option<String>,
+    /// The ordinary user inside.
+    pub user: User,
+    /// Where the shares go.
+    #[serde(default)]
+    pub shares: Vec<Share>,
+    /// The share `/workspace` points at: a path inside.
+    #[serde(default)]
+    pub workspace: Option<String>,
+}
+
+/// The ordinary user inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// User id; the host user's, or 1000.
+    pub uid: u32,
+    /// Group id; the host user's, or 1000.
+    pub gid: u32,
+    /// Home directory, made if missing.
+    pub home: String,
+}
+
+/// One share: an entry at the root of the virtiofs device, and its place inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The entry's name at the device's root.
+    pub entry: String,
+    /// The absolute path inside; its directories are made if missing.
+    pub destination: String,
+    /// A directory or a single file.
+    pub kind: ShareKind,
+    /// Enforced by the host; known here so that the mount says so too.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What a share is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShareKind {
+    /// Mounted.
+    Directory,
+    /// Mounted if read-only; else a file kept in step with the share, so that replacing it by
+    /// rename works (a mount point cannot be renamed over).
+    File,
+}
+
+/// The answer to [`Configure`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    /// The version of viv-guest.
+    pub guest_version: String,
+    /// Milliseconds from the kernel's start to this answer, by the guest's clock.
+    pub uptime_ms: u64,
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments; empty for the user's login shell. A program without a slash is
+    /// looked for in the PATH of `env`.
+    pub argv: Vec<String>,
+    /// The whole environment, over the guest's defaults (HOME, USER, LOGNAME, SHELL, PATH, LANG).
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The directory to start in.
+    pub cwd: String,
+    /// Login name of the user to run as.
+    pub user: String,
+    /// A terminal of this size; without one, three separate pipes.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A terminal's size in cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Width.
+    pub columns: u16,
+    /// Height.
+    pub rows: u16,
+}
+
+/// The program runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its process id inside.
+    pub pid: u32,
+}
+
+/// How the program ended, and what the guest noticed meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitReport {
+    /// The exit code, or 128 plus the signal's number.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
+    /// Processes the kernel killed for want of memory while the program ran.
+    #[serde(default)]
+    pub out_of_memory_kills: u64,
+    /// The scratch disk has less than one percent left.
+    #[serde(default)]
+    pub scratch_full: bool,
+}
+
+/// What the guest knows of its health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStatus {
+    /// Running programs started by `exec`.
+    pub running: u32,
+    /// Total memory, bytes.
+    pub memory_total: u64,
+    /// Available memory, bytes.
+    pub memory_available: u64,
+    /// Scratch disk size, bytes.
+    pub scratch_total: u64,
+    /// Scratch disk free, bytes.
+    pub scratch_free: u64,
+}
+
+/// Why something failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// To match on.
+    pub kind: FailureKind,
+    /// For people; may quote guest data, so it is cleaned before it is shown.
+    pub message: String,
+}
+
+/// What kind of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The program does not exist (exit code 127).
+    NotFound,
+    /// The program exists but cannot be executed (exit code 126).
+    NotExecutable,
+    /// The directory to start in cannot be entered.
+    BadDirectory,
+    /// No such user inside.
+    UnknownUser,
+    /// The request is malformed, of another version, or comes at the wrong time.
+    BadRequest,
+    /// The guest could not do it.
+    Internal,
+    /// A kind this side does not know.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,241 @@
+//! The client's side: starting a sandbox, running programs in it, ending it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use viv_proto::message::Exec;
+
+use crate::error::{from_report, io};
+use crate::exec::ExecSession;
+use crate::registry::{SOCKET, open_directory, short_path};
+use crate::wire::{self, FromMonitor, Lines, MONITOR_DESCRIPTOR, StartLine, ToMonitor};
+use crate::{Error, ErrorKind, Paths, Plan, Record, Result};
+
+/// How long a monitor may take to end in good order before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What to start.
+#[derive(Debug)]
+pub struct StartRequest {
+    /// From [`crate::plan()`].
+    pub plan: Plan,
+    /// Viv's directories.
+    pub paths: Paths,
+    /// The viv executable, to become the monitor.
+    pub executable: PathBuf,
+    /// The host's time zone as an IANA name, if known.
+    pub timezone: Option<String>,
+}
+
+/// What happens while a sandbox starts.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The machine boots.
+    Booting,
+    /// Programs can be run.
+    Ready {
+        /// Milliseconds from the kernel's start to the guest's readiness, by the guest's clock.
+        guest_uptime_ms: u64,
+    },
+}
+
+/// A sandbox of this process: it ends when this value is dropped or this process ends.
+pub struct Sandbox {
+    id: String,
+    directory: OwnedFd,
+    monitor: Child,
+    lines: Lines<OwnedReadHalf>,
+    commands: OwnedWriteHalf,
+}
+
+/// Starts a sandbox and waits until programs can be run in it. Dropping the future ends whatever
+/// was started.
+///
+/// # Errors
+/// Whatever keeps it from coming up, as its monitor reports it.
+pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> Result<Sandbox> {
+    let id = request.plan.spec.id.clone();
+    let runtime = request.paths.runtime.clone();
+    // Others' leftovers are removed by whoever comes by; nothing waits for it.
+    crate::list(&request.paths)?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io("no socket for the monitor"))?;
+    let mut command = Command::new(&request.executable);
+    command.arg("internal-monitor").stdin(Stdio::null()).stdout(Stdio::null());
+    // The terminal's signals are for the client, which then tells the monitor what it means.
+    command.process_group(0);
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: MONITOR_DESCRIPTOR }])
+        .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
+    let monitor = command.spawn().map_err(|error| {
+        Error::new(ErrorKind::Monitor, format!("{} could not be started", request.executable.display())).source(error)
+    })?;
+    drop(command);
+    ours.set_nonblocking(true).map_err(io("no socket for the monitor"))?;
+    let (mut lines, mut commands) = wire::split(UnixStream::from_std(ours).map_err(io("no socket for the monitor"))?);
+    let first = StartLine { plan: request.plan, paths: request.paths, timezone: request.timezone };
+    // A monitor that died at once is noticed by the read that follows.
+    let _ = wire::send(&mut commands, &ToMonitor::Start(Box::new(first))).await;
+
+    loop {
+        match lines.next::<FromMonitor>().await {
+            Some(FromMonitor::Booting) => on_event(&Event::Booting),
+            Some(FromMonitor::Ready { guest_uptime_ms }) => {
+                on_event(&Event::Ready { guest_uptime_ms });
+                let directory = open_directory(&runtime.join(&id)).map_err(io("the run directory is gone"))?;
+                return Ok(Sandbox { id, directory, monitor, lines, commands });
+            }
+            Some(FromMonitor::Failed(report)) => {
+                finish(monitor, lines).await;
+                return Err(from_report(report));
+            }
+            None => return Err(monitor_died(monitor).await),
+        }
+    }
+}
+
+impl Sandbox {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Runs a program.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ProgramNotFound`], [`ErrorKind::ProgramNotExecutable`],
+    /// [`ErrorKind::BadRequest`], or whatever became of the sandbox.
+    pub async fn exec(&self, exec: &Exec) -> Result<ExecSession> {
+        crate::exec::exec(&self.directory, exec).await
+    }
+
+    /// Resolves if the sandbox ends by itself, to why. Cancel-safe.
+    pub async fn ended(&mut self) -> Error {
+        loop {
+            match self.lines.next::<FromMonitor>().await {
+                Some(FromMonitor::Failed(report)) => return from_report(report),
+                Some(_) => {}
+                None => {
+                    return Error::new(ErrorKind::Monitor, format!("the monitor of sandbox {} was killed", self.id));
+                }
+            }
+        }
+    }
+
+    /// Flushes the shares, ends everything and waits until nothing is left.
+    ///
+    /// # Errors
+    /// If the monitor reported one, or had to be killed.
+    pub async fn stop(mut self) -> Result<()> {
+        // If it is gone already, there is nothing to stop.
+        let _ = wire::send(&mut self.commands, &ToMonitor::Stop).await;
+        let mut failure = None;
+        let ended = async {
+            while let Some(message) = self.lines.next::<FromMonitor>().await {
+                if let FromMonitor::Failed(report) = message {
+                    failure = Some(from_report(report));
+                }
+            }
+            self.monitor.wait().await
+        };
+        if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+            let _ = self.monitor.kill().await;
+            return Err(Error::new(
+                ErrorKind::Monitor,
+                format!("sandbox {} did not end within {} seconds and was killed", self.id, STOP_PATIENCE.as_secs()),
+            ));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Waits until a monitor that reported its end is gone.
+async fn finish(mut monitor: Child, mut lines: Lines<OwnedReadHalf>) {
+    let ended = async {
+        while lines.next::<FromMonitor>().await.is_some() {}
+        monitor.wait().await
+    };
+    // It is about to end whatever happens here: its client is gone.
+    let _ = tokio::time::timeout(STOP_PATIENCE, ended).await;
+}
+
+async fn monitor_died(mut monitor: Child) -> Error {
+    let error = Error::new(ErrorKind::Monitor, "the sandbox's monitor ended before the guest was up");
+    match monitor.wait().await {
+        Ok(status) => error.source(status.to_string()),
+        Err(wait) => error.source(wait),
+    }
+}
+
+/// Runs a program in a sandbox that another process started.
+///
+/// # Errors
+/// As [`Sandbox::exec`].
+pub async fn exec_in(paths: &Paths, record: &Record, exec: &Exec) -> Result<ExecSession> {
+    crate::exec::exec(&directory_of(paths, record)?, exec).await
+}
+
+/// Ends a sandbox in good order and waits until nothing of it is left.
+///
+/// # Errors
+/// If its monitor does not answer.
+pub async fn stop(paths: &Paths, record: &Record) -> Result<()> {
+    command(paths, record, "STOP\n").await.map_err(|error| error.hint(format!("viv kill {}", record.id)))
+}
+
+/// Ends a sandbox at once: what its guest had not written is lost.
+///
+/// # Errors
+/// If even its monitor's process cannot be killed.
+pub async fn kill(paths: &Paths, record: &Record) -> Result<()> {
+    if command(paths, record, "KILL\n").await.is_ok() {
+        return Ok(());
+    }
+    if let Some(pid) = Pid::from_raw(record.monitor_pid.cast_signed()) {
+        kill_process(pid, Signal::KILL).map_err(|error| io("the monitor could not be killed")(error.into()))?;
+    }
+    // The monitor's children die with it; its directory goes with the next look.
+    crate::list(paths).map(|_| ())
+}
+
+/// Cuts the link and makes it anew, for tests and for the curious: running programs lose their
+/// terminals, the sandbox lives.
+///
+/// # Errors
+/// If the monitor does not answer.
+pub async fn relink(paths: &Paths, record: &Record) -> Result<()> {
+    command(paths, record, "RELINK\n").await
+}
+
+/// Sends a command to a monitor and waits for its `OK` and for it to close the connection.
+async fn command(paths: &Paths, record: &Record, line: &str) -> Result<()> {
+    let directory = directory_of(paths, record)?;
+    let unanswered = || io(format!("the monitor of sandbox {} does not answer", record.id));
+    let conversation = async {
+        let mut stream = UnixStream::connect(short_path(&directory, SOCKET)).await?;
+        stream.write_all(line.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(64).read_to_end(&mut answer).await?;
+        Ok(answer)
+    };
+    let answer = tokio::time::timeout(STOP_PATIENCE, conversation)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .map_err(unanswered())?;
+    if answer == b"OK\n" { Ok(()) } else { Err(unanswered()(std::io::ErrorKind::InvalidData.into())) }
+}
+
+fn directory_of(paths: &Paths, record: &Record) -> Result<OwnedFd> {
+    open_directory(&paths.runtime.join(&record.id)).map_err(|error| {
+        Error::new(ErrorKind::NotFound, format!("sandbox {} has ended", record.id)).source(error).hint("viv ps")
+    })
+}

@@ -1,0 +1,40 @@
+//! A sandbox's life: what is asked for, the monitor that owns it, and what others see of it.
+//!
+//! ```text
+//!   viv (client)                    monitor                                guest
+//!   ───────────                     ───────                                ─────
+//!   SandboxSpec ─plan()─► Plan
+//!   start(Plan) ───spawn, fd 3────► run directory, file daemon, VMM
+//!               ◄──Event::Ready──── link session, `configure` ───────────► identity, shares
+//!   exec() ─────sandbox.sock──────► CONNECT 5000 ────────────────────────► program
+//!   stop() ────────────fd 3───────► `shutdown` ──────────────────────────► flush, power off
+//!               ◄────────EOF─────── reap, remove the run directory
+//! ```
+//!
+//! Every process of a sandbox is a child of its monitor and dies with it; the monitor ends when its
+//! client goes. A crash of either leaves at most a run directory, which [`list`] and every other
+//! look at the sandboxes removes.
+
+mod client;
+mod error;
+mod exec;
+mod monitor;
+mod paths;
+mod plan;
+mod process;
+mod registry;
+mod shares;
+mod spec;
+mod sys;
+mod wire;
+
+pub use client::{Event, Sandbox, StartRequest, exec_in, kill, relink, start, stop};
+pub use error::{Error, ErrorKind, Result};
+pub use exec::ExecSession;
+pub use monitor::{file_daemon_main, monitor_main};
+pub use paths::Paths;
+pub use plan::{Artifacts, Plan, plan, probe_host};
+pub use registry::{Record, State, find, list};
+pub use shares::check_shares;
+pub use spec::{Mount, SandboxSpec, VmmChoice, new_id};
+pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm};

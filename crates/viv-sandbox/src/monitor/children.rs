@@ -1,0 +1,203 @@
+//! The processes of a sandbox: the file daemon and the VMM, started side by side.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use viv_shares::FileDaemonSpec;
+use viv_vmm::{Change, Descriptor, Machine, Tail};
+
+use super::{FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
+use crate::error::{adopt, from_report, io};
+use crate::registry::RunDirectory;
+use crate::{Error, ErrorKind, Paths, Plan, Result};
+
+/// The socket the link is connected through; its listener is the VMM's.
+pub(super) const LINK_SOCKET: &str = "link.sock";
+
+const SHARES_SOCKET: &str = "shares.sock";
+
+/// When one child ends, how long the other may take to show that it was the cause.
+const CAUSE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the file daemon may take to finish what the VMM had asked of it.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many of the last console lines an error shows.
+const CONSOLE_LINES: usize = 20;
+
+pub(super) struct Children {
+    pub(super) machine: Machine,
+    file_daemon: Child,
+    daemon_words: Tail,
+    ready: Option<pipe::Receiver>,
+    powered_off: bool,
+}
+
+impl Children {
+    /// Starts both. They are ready when the guest answers, or one of them ends.
+    pub(super) fn start(plan: &Plan, paths: &Paths, run: &RunDirectory) -> Result<Self> {
+        let scratch = viv_image::clone_scratch(&plan.scratch, &paths.state).map_err(adopt)?;
+        let sockets = || io("the sandbox's sockets could not be made");
+        let shares = UnixListener::bind(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
+        let (file_daemon, ready, daemon_words) = start_file_daemon(&plan.file_daemon, shares.into())?;
+        let to_shares = UnixStream::connect(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
+        let link = UnixListener::bind(run.socket_path(LINK_SOCKET)).map_err(sockets())?;
+        let descriptors: BTreeMap<Descriptor, OwnedFd> = BTreeMap::from([
+            (Descriptor::Scratch, scratch.into()),
+            (Descriptor::FileDaemon, to_shares.into()),
+            (Descriptor::LinkListener, link.into()),
+        ]);
+        let machine = viv_vmm::launch(&plan.vmm, descriptors).map_err(adopt)?;
+        Ok(Self { machine, file_daemon, daemon_words, ready: Some(ready), powered_off: false })
+    }
+
+    pub(super) fn file_daemon_pid(&self) -> Option<u32> {
+        self.file_daemon.id()
+    }
+
+    /// Resolves when something ends that should not have, to why. Cancel-safe.
+    pub(super) async fn trouble(&mut self, guest_was_up: bool) -> Error {
+        loop {
+            tokio::select! {
+                // In this order, so that a daemon which could not start is blamed before the VMM
+                // that lost it.
+                biased;
+                failure = not_ready(&mut self.ready) => return failure,
+                change = self.machine.next() => match change {
+                    Ok(Change::Event(viv_vmm::Event::HostDiskFull)) => return host_disk_full(),
+                    Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
+                    Ok(Change::Ended(status)) => return self.cause(Some(status), guest_was_up).await,
+                    Err(error) => return adopt(error),
+                },
+                _ = self.file_daemon.wait() => return self.cause(None, guest_was_up).await,
+            }
+        }
+    }
+
+    /// One child has ended, which usually takes the other along: which one was it?
+    async fn cause(&mut self, mut machine: Option<ExitStatus>, guest_was_up: bool) -> Error {
+        let both = async {
+            while machine.is_none() {
+                match self.machine.next().await {
+                    Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
+                    Ok(Change::Ended(status)) => machine = Some(status),
+                    Err(_) => break,
+                }
+            }
+            // Its status is asked for below.
+            let _ = self.file_daemon.wait().await;
+        };
+        // If only one ends in this time, that one is to blame.
+        let _ = tokio::time::timeout(CAUSE_PATIENCE, both).await;
+        let daemon = self.file_daemon.try_wait().ok().flatten();
+        let killed = |status: Option<ExitStatus>| status.and_then(|status| status.signal());
+        if let Some(signal) = killed(machine) {
+            return Error::new(ErrorKind::VmmDied, format!("QEMU was killed by signal {signal}"));
+        }
+        if let Some(signal) = killed(daemon) {
+            return Error::new(ErrorKind::FileDaemonDied, format!("the file daemon was killed by signal {signal}"));
+        }
+        match machine {
+            Some(status) if status.success() => self.guest_ended(guest_was_up),
+            Some(status) => with_lines(
+                Error::new(ErrorKind::VmmDied, format!("QEMU ended with {status}")),
+                self.machine.words().lines(CONSOLE_LINES),
+            ),
+            None => with_lines(
+                Error::new(ErrorKind::FileDaemonDied, "the file daemon ended while the sandbox was in use"),
+                self.daemon_words.lines(CONSOLE_LINES),
+            ),
+        }
+    }
+
+    fn guest_ended(&self, guest_was_up: bool) -> Error {
+        if self.powered_off && guest_was_up {
+            return Error::new(ErrorKind::PoweredOff, "the sandbox was powered off from inside");
+        }
+        let what = if guest_was_up { "the guest crashed" } else { "the guest could not start" };
+        self.with_console(Error::new(ErrorKind::GuestCrashed, what))
+    }
+
+    /// The error, with the end of the guest's console as its cause.
+    pub(super) fn with_console(&self, error: Error) -> Error {
+        let mut lines = self.machine.console().lines(CONSOLE_LINES);
+        if lines.is_empty() {
+            lines.push("its console is empty".to_owned());
+        }
+        with_lines(error, lines)
+    }
+
+    /// Ends both and reaps them.
+    pub(super) async fn end(&mut self) {
+        self.machine.kill().await;
+        if tokio::time::timeout(DRAIN_PATIENCE, self.file_daemon.wait()).await.is_err() {
+            // It can only fail if the process has ended already.
+            let _ = self.file_daemon.kill().await;
+        }
+    }
+}
+
+fn host_disk_full() -> Error {
+    Error::new(ErrorKind::HostDiskFull, "the host's disk is full: the sandbox's scratch disk cannot grow")
+        .hint("free space where `viv doctor` says the state directory is, or move it with XDG_STATE_HOME")
+}
+
+fn with_lines(error: Error, lines: Vec<String>) -> Error {
+    if lines.is_empty() { error } else { error.source(lines.join("\n")) }
+}
+
+/// Resolves if the file daemon says that it cannot serve; never if it can.
+async fn not_ready(ready: &mut Option<pipe::Receiver>) -> Error {
+    if let Some(receiver) = ready {
+        let mut line = String::new();
+        // An unreadable pipe is an ended daemon, which an empty line stands for.
+        let _ = receiver.take(64 * 1024).read_to_string(&mut line).await;
+        *ready = None;
+        if let Err(report) = viv_shares::parse_ready(&line) {
+            return from_report(report);
+        }
+    }
+    std::future::pending().await
+}
+
+fn start_file_daemon(spec: &FileDaemonSpec, listener: OwnedFd) -> Result<(Child, pipe::Receiver, Tail)> {
+    let failed = || io("the file daemon could not be started");
+    let (ready, ready_writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed()(error.into()))?;
+    let input = memory_file(&serde_json::to_vec(spec).map_err(|error| failed()(error.into()))?).map_err(failed())?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("internal-file-daemon").env_clear();
+    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .fd_mappings(vec![
+            FdMapping { parent_fd: listener, child_fd: FILE_DAEMON_LISTENER },
+            FdMapping { parent_fd: ready_writer, child_fd: FILE_DAEMON_READY },
+        ])
+        .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
+    viv_vmm::die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(failed())?;
+    drop(command);
+    let words = Tail::default();
+    if let Some(output) = child.stderr.take() {
+        tokio::spawn(words.clone().follow(output));
+    }
+    Ok((child, pipe::Receiver::from_owned_fd(ready).map_err(failed())?, words))
+}
+
+/// A file in memory, read from its start: a pipe would block at 64 KiB of specification.
+fn memory_file(content: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("viv-spec", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}

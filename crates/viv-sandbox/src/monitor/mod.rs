@@ -1,0 +1,63 @@
+//! The monitor: the process that owns a sandbox.
+//!
+//! ```text
+//!            start line          all started            configured
+//!  (nothing) ─────────► starting ───────────► booting ────────────► running
+//!                          │                     │                     │  client gone, STOP, KILL,
+//!                          │ error               │ error, deadline     │  VMM or file daemon ended
+//!                          ▼                     ▼                     ▼
+//!                        ended ◄──────────────────────────────────── stopping
+//! ```
+//!
+//! One thread runs everything, because the kernel ties a child's fate to the thread that started
+//! it (prctl(2), `PR_SET_PDEATHSIG`).
+
+mod children;
+mod life;
+mod link;
+mod server;
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use crate::sys::inherited;
+use crate::wire::MONITOR_DESCRIPTOR;
+
+/// The file daemon's listening socket, in its process.
+const FILE_DAEMON_LISTENER: i32 = 3;
+
+/// Where the file daemon says that it is ready.
+const FILE_DAEMON_READY: i32 = 4;
+
+/// The monitor's entry point: `viv internal-monitor`, started by a client with a socket as
+/// descriptor 3.
+#[must_use]
+pub fn monitor_main() -> ExitCode {
+    let Ok(socket) = inherited(MONITOR_DESCRIPTOR) else {
+        return ExitCode::from(125);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (Ok(runtime), Ok(())) = (runtime, rustix::io::ioctl_fionbio(&socket, true)) else {
+        return ExitCode::from(125);
+    };
+    runtime.block_on(async {
+        match tokio::net::UnixStream::from_std(socket.into()) {
+            Ok(client) => life::run(client).await,
+            Err(_) => ExitCode::from(125),
+        }
+    })
+}
+
+/// The file daemon's entry point: `viv internal-file-daemon`, started by a monitor with its
+/// specification as standard input.
+#[must_use]
+pub fn file_daemon_main() -> ExitCode {
+    let serve = || -> Result<(), ()> {
+        let listener: OwnedFd = inherited(FILE_DAEMON_LISTENER).map_err(drop)?;
+        let ready = inherited(FILE_DAEMON_READY).map_err(drop)?;
+        let spec = serde_json::from_reader(std::io::stdin().lock()).map_err(drop)?;
+        // The error is told through `ready`, or seen by the VMM as a closed connection.
+        viv_shares::serve(&spec, listener, ready).map_err(drop)
+    };
+    serve().map_or(ExitCode::from(125), |()| ExitCode::SUCCESS)
+}

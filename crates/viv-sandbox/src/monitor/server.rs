@@ -1,0 +1,97 @@
+//! The sandbox's socket: the guest's ports, and commands to the monitor.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use viv_link::{Link, LinkError};
+use viv_proto::port::{self, MAX_GREETING_BYTES};
+
+use super::link::Current;
+
+/// Per direction of a connection, in bytes: a frame and its header.
+const COPY_BYTES: usize = 64 * 1024 + 8;
+
+/// A command of the socket, and the connection that awaits its outcome.
+pub(super) enum Command {
+    Stop(UnixStream),
+    Kill(UnixStream),
+    Relink(UnixStream),
+}
+
+/// What connections share.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) current: Current,
+    pub(super) configured: watch::Receiver<bool>,
+    pub(super) commands: mpsc::Sender<Command>,
+}
+
+impl Server {
+    /// Serves connections for ever.
+    pub(super) async fn run(self, listener: UnixListener) {
+        loop {
+            // Out of descriptors, or the like: the next connection may have more luck.
+            if let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(self.clone().serve(stream));
+            } else {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn serve(mut self, mut stream: UnixStream) {
+        let Some(line) = read_greeting(&mut stream).await else {
+            return;
+        };
+        let command = match line.as_slice() {
+            b"STOP" => Command::Stop(stream),
+            b"KILL" => Command::Kill(stream),
+            b"RELINK" => Command::Relink(stream),
+            line => return self.connect(line, stream).await,
+        };
+        // A monitor that hears no more commands is ending, which closes the connection.
+        let _ = self.commands.send(command).await;
+    }
+
+    async fn connect(&mut self, line: &[u8], mut stream: UnixStream) {
+        let opened = match port::parse_connect(line) {
+            Ok(number) => match self.link().await {
+                Some(link) => link.open(number).await,
+                None => Err(LinkError::Closed),
+            },
+            Err(error) => Err(error.into()),
+        };
+        let answer = match &opened {
+            Ok(_) => port::OK_LINE.to_owned(),
+            Err(LinkError::Refused { reason, .. }) => port::refusal_line(reason),
+            Err(error) => port::refusal_line(&error.to_string()),
+        };
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+        if let Ok(mut guest) = opened {
+            // Whichever side fails, both are closed.
+            let _ = copy_bidirectional_with_sizes(&mut stream, &mut guest, COPY_BYTES, COPY_BYTES).await;
+        }
+    }
+
+    /// The link, once the guest is configured and while it is whole.
+    async fn link(&mut self) -> Option<Link> {
+        self.configured.wait_for(|configured| *configured).await.ok()?;
+        self.current.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+/// Byte by byte: what follows the line is for the guest.
+async fn read_greeting(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    while line.len() < MAX_GREETING_BYTES {
+        match stream.read_u8().await.ok()? {
+            b'\n' => return Some(line),
+            byte => line.push(byte),
+        }
+    }
+    // Best effort: the connection is closed whatever becomes of the answer.
+    let _ = stream.write_all(port::refusal_line("a malformed port greeting").as_bytes()).await;
+    None
+}

@@ -1,0 +1,249 @@
+//! From a specification to everything its monitor will start. Pure.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use viv_proto::message::{self, ShareKind};
+use viv_shares::{FileDaemonSpec, ShareSpec};
+use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, MachineSpec};
+
+use crate::error::adopt;
+use crate::{Error, ErrorKind, Paths, Result, SandboxSpec};
+
+/// The virtiofs device's name in the guest.
+const SHARE_TAG: &str = "viv";
+
+/// What a live share never lets the guest change: git would run it on the host, as the user.
+const PROTECTED: [&str; 2] = [".git/hooks", ".git/config"];
+
+/// The files a machine is made from, out of the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifacts {
+    /// An ELF kernel.
+    pub kernel: PathBuf,
+    /// Its initial file system, with PID 1.
+    pub initramfs: PathBuf,
+    /// The root image.
+    pub root: PathBuf,
+    /// An empty disk to clone.
+    pub scratch: PathBuf,
+}
+
+/// Everything a monitor needs to start a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What was asked for.
+    pub spec: SandboxSpec,
+    /// How the processor is run.
+    pub accel: Accel,
+    /// What the user is told before the start.
+    pub warnings: Vec<Warning>,
+    /// The empty disk to clone.
+    pub scratch: PathBuf,
+    /// The VMM's command.
+    pub vmm: CommandPlan,
+    /// What the file daemon shares.
+    pub file_daemon: FileDaemonSpec,
+    /// Where the guest puts it.
+    pub guest_shares: Vec<message::Share>,
+}
+
+/// Something lost, and the command that mends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What is lost.
+    pub message: String,
+    /// What mends it.
+    pub hint: Option<String>,
+}
+
+/// Looks at the host.
+///
+/// # Errors
+/// If the VMM is missing or too old.
+pub fn probe_host(paths: &Paths) -> Result<HostFacts> {
+    HostFacts::probe(&paths.cache.join("host")).map_err(adopt)
+}
+
+/// Plans a sandbox. Only looks at the host to learn which shares are directories.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] for a machine that cannot be, [`ErrorKind::ShareMissing`] for a
+/// share that is neither a directory nor a file, and the VMM's own refusals.
+pub fn plan(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts) -> Result<Plan> {
+    plan_with(spec, artifacts, host, &|path| {
+        let metadata = std::fs::metadata(path)?;
+        if metadata.is_dir() {
+            Ok(ShareKind::Directory)
+        } else if metadata.is_file() {
+            Ok(ShareKind::File)
+        } else {
+            Err(std::io::Error::other("it is neither a directory nor a regular file"))
+        }
+    })
+}
+
+fn plan_with(
+    spec: &SandboxSpec,
+    artifacts: &Artifacts,
+    host: &HostFacts,
+    kind_of: &dyn Fn(&Path) -> std::io::Result<ShareKind>,
+) -> Result<Plan> {
+    let accel = host.accel(spec.accel).map_err(adopt)?;
+    let machine = MachineSpec {
+        name: format!("viv-{}", spec.id),
+        cpus: spec.cpus,
+        memory_mib: spec.memory_mib,
+        accel,
+        kernel: artifacts.kernel.clone(),
+        initramfs: artifacts.initramfs.clone(),
+        kernel_arguments: viv_vmm::kernel_arguments(),
+        disks: vec![
+            Disk { serial: "root".to_owned(), backing: Backing::ReadOnlyFile(artifacts.root.clone()) },
+            Disk { serial: "scratch".to_owned(), backing: Backing::Ephemeral },
+        ],
+        share_tag: Some(SHARE_TAG.to_owned()),
+    };
+    let mut shares = vec![(spec.workspace.clone(), utf8(&spec.workspace)?.to_owned(), false)];
+    shares.extend(spec.mounts.iter().map(|mount| (mount.source.clone(), mount.destination.clone(), mount.read_only)));
+    // A share below another one's destination has to be mounted after it.
+    shares[1..].sort_by_key(|(_, destination, _)| Path::new(destination).components().count());
+
+    let mut daemon_shares = Vec::new();
+    let mut guest_shares = Vec::new();
+    for (number, (source, destination, read_only)) in shares.into_iter().enumerate() {
+        let kind = kind_of(&source).map_err(|error| {
+            Error::new(ErrorKind::ShareMissing, format!("{} cannot be shared", source.display())).source(error)
+        })?;
+        let protect = match (kind, read_only) {
+            (ShareKind::Directory, false) => PROTECTED.map(PathBuf::from).to_vec(),
+            _ => Vec::new(),
+        };
+        let entry = number.to_string();
+        daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect });
+        guest_shares.push(message::Share { entry, destination, kind, read_only });
+    }
+    Ok(Plan {
+        spec: spec.clone(),
+        accel,
+        warnings: warnings(spec, accel, host),
+        scratch: artifacts.scratch.clone(),
+        vmm: viv_vmm::qemu::plan(&machine, host).map_err(adopt)?,
+        file_daemon: FileDaemonSpec {
+            shares: daemon_shares,
+            guest_uid: spec.user.uid,
+            guest_gid: spec.user.gid,
+            thread_pool: viv_shares::DEFAULT_THREAD_POOL,
+        },
+        guest_shares,
+    })
+}
+
+fn warnings(spec: &SandboxSpec, accel: Accel, host: &HostFacts) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if let (Accel::Tcg, viv_vmm::AccelChoice::Auto, Kvm::Unusable(reason)) = (accel, spec.accel, &host.kvm) {
+        warnings.push(Warning {
+            message: format!("no KVM ({reason}); the sandbox runs under emulation, several times slower"),
+            hint: Some("viv doctor".to_owned()),
+        });
+    }
+    warnings
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidSpec, format!("{} is not UTF-8, so it has no name inside", path.display()))
+            .hint("rename the directory, or share it from another path with --mount SRC:DST")
+    })
+}
+
+impl fmt::Display for Plan {
+    /// One option a line: what `--dry-run` shows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "  {}", self.vmm.program.display())?;
+        for argument in &self.vmm.arguments {
+            let lead = if argument.starts_with('-') { " \\\n      " } else { " " };
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:+@%".contains(c);
+            if argument.chars().all(plain) {
+                write!(f, "{lead}{argument}")?;
+            } else {
+                write!(f, "{lead}'{}'", argument.replace('\'', "'\\''"))?;
+            }
+        }
+        writeln!(f)?;
+        for share in &self.file_daemon.shares {
+            let guest = self.guest_shares.iter().find(|guest| guest.entry == share.entry);
+            let mode = if share.read_only { "read-only" } else { "read-write" };
+            let destination = guest.map_or("", |guest| guest.destination.as_str());
+            writeln!(f, "  share {} at {destination}, {mode}", share.source.display())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Mount, VmmChoice};
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            id: "0123abcd".into(),
+            name: None,
+            labels: std::collections::BTreeMap::new(),
+            command: vec!["true".into()],
+            cpus: 2,
+            memory_mib: 2048,
+            disk_bytes: 20 << 30,
+            vmm: VmmChoice::Qemu,
+            accel: viv_vmm::AccelChoice::Auto,
+            kernel: None,
+            image: None,
+            workspace: "/home/u/project".into(),
+            mounts: vec![
+                Mount { source: "/data/deep".into(), destination: "/data/deep/er".into(), read_only: true },
+                Mount { source: "/home/u/notes.txt".into(), destination: "/notes.txt".into(), read_only: false },
+            ],
+            user: message::User { name: "agent".into(), uid: 1000, gid: 1000, home: "/home/agent".into() },
+            hostname: "viv-0123abcd".into(),
+            boot_deadline_seconds: 60,
+        }
+    }
+
+    fn host() -> HostFacts {
+        HostFacts {
+            qemu: viv_vmm::QemuBinary { path: "/usr/bin/qemu-system-x86_64".into(), version: "10.0.2".into() },
+            kvm: Kvm::Unusable("there is no /dev/kvm".into()),
+            tsc_khz: 2_893_000,
+            cpus: 2,
+        }
+    }
+
+    fn artifacts() -> Artifacts {
+        Artifacts {
+            kernel: "/cache/vmlinux".into(),
+            initramfs: "/cache/initramfs".into(),
+            root: "/cache/root".into(),
+            scratch: "/cache/scratch".into(),
+        }
+    }
+
+    fn kind_of(path: &Path) -> std::io::Result<ShareKind> {
+        Ok(if path.extension().is_some() { ShareKind::File } else { ShareKind::Directory })
+    }
+
+    #[test]
+    fn a_sandbox_with_three_shares() {
+        let plan = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
+        insta::assert_snapshot!(plan);
+        insta::assert_json_snapshot!((&plan.warnings, &plan.file_daemon, &plan.guest_shares));
+    }
+
+    #[test]
+    fn a_special_file_is_not_shared() {
+        let special = |_: &Path| Err(std::io::Error::other("it is neither a directory nor a regular file"));
+        let error = plan_with(&spec(), &artifacts(), &host(), &special).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::ShareMissing);
+    }
+}

@@ -1,0 +1,62 @@
+//! Processes of the host, named so that a reused pid is not mistaken for an old acquaintance.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+/// A process, by pid and start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessName {
+    /// Its pid.
+    pub(crate) pid: u32,
+    /// Clock ticks from the host's boot to its start: field 22 of /proc/PID/stat (proc(5)).
+    started: u64,
+}
+
+impl ProcessName {
+    /// The process that has the pid now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, started: started(pid)? })
+    }
+
+    pub(crate) fn is_alive(self) -> bool {
+        started(self.pid) == Some(self.started)
+    }
+
+    /// Ends it at once, if it still is the same process.
+    pub(crate) fn kill(self) {
+        if self.is_alive()
+            && let Some(pid) = Pid::from_raw(self.pid.cast_signed())
+        {
+            // It may have ended meanwhile, which is as good.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, may hold anything, also parentheses; the fields after it may not.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    // A zombie only waits to be reaped.
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_alive_until_it_is_killed() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let name = ProcessName::of(child.id()).unwrap();
+        assert!(name.is_alive());
+        assert!(!ProcessName { started: name.started + 1, ..name }.is_alive());
+        name.kill();
+        child.wait().unwrap();
+        assert!(!name.is_alive());
+    }
+}

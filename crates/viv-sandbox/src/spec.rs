@@ -1,0 +1,93 @@
+//! What a sandbox is to be: resolved, printable, without a default left open.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use viv_proto::message::User;
+use viv_vmm::AccelChoice;
+
+/// Which program runs the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmmChoice {
+    /// QEMU's microvm machine.
+    #[default]
+    Qemu,
+}
+
+impl std::fmt::Display for VmmChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Qemu => f.write_str("qemu"),
+        }
+    }
+}
+
+/// A host directory or file the guest sees besides the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// An absolute path on the host.
+    pub source: PathBuf,
+    /// An absolute path inside.
+    pub destination: String,
+    /// Whether the host refuses the guest's writes.
+    pub read_only: bool,
+}
+
+/// A sandbox, as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// From [`new_id`].
+    pub id: String,
+    /// The user's name for it, unique among the running ones.
+    pub name: Option<String>,
+    /// The user's marks.
+    pub labels: BTreeMap<String, String>,
+    /// What it was started for; shown, not run.
+    pub command: Vec<String>,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// The most its disk may hold, in bytes.
+    pub disk_bytes: u64,
+    /// Which program runs the machine.
+    pub vmm: VmmChoice,
+    /// How its processor is run.
+    pub accel: AccelChoice,
+    /// A kernel instead of the default one.
+    pub kernel: Option<PathBuf>,
+    /// A root image instead of the default one.
+    pub image: Option<PathBuf>,
+    /// The directory to work in, at the same path inside and out.
+    pub workspace: PathBuf,
+    /// Further shares.
+    pub mounts: Vec<Mount>,
+    /// The ordinary user inside.
+    pub user: User,
+    /// The host name inside.
+    pub hostname: String,
+    /// How long the guest may take to come up, in seconds.
+    pub boot_deadline_seconds: u64,
+}
+
+/// A fresh sandbox id: eight hexadecimal digits.
+#[must_use]
+pub fn new_id() -> String {
+    hex::encode(random_bytes::<4>())
+}
+
+/// Fresh bytes from the kernel's generator.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            // Interrupted; nothing else can happen to a valid buffer on a kernel that has the call.
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    bytes
+}

@@ -1,0 +1,135 @@
+//! A running machine: started from a plan, watched, and killed when its owner lets go of it.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::process::{ExitStatus, Stdio};
+
+use command_fds::CommandFdExt;
+use command_fds::FdMapping;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use crate::console::Tail;
+use crate::spec::Descriptor;
+use crate::{CommandPlan, Error, ErrorKind, Result, qmp, sys};
+
+/// What a machine reports while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The host's file system is full: the machine stands still.
+    HostDiskFull,
+    /// The host could not read or write a disk.
+    DiskError,
+    /// The guest's kernel panicked.
+    GuestPanicked,
+    /// The guest switched the machine off in good order.
+    GuestPoweredOff,
+}
+
+/// What happens to a machine.
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    /// It reported something.
+    Event(Event),
+    /// The VMM ended.
+    Ended(ExitStatus),
+}
+
+/// A running machine. Dropping it kills the VMM.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    pid: u32,
+    events: mpsc::UnboundedReceiver<Event>,
+    console: Tail,
+    words: Tail,
+}
+
+/// Starts the VMM. Its process dies with this one, whatever kills this one; for that to hold,
+/// `launch` is called on the process's main thread.
+///
+/// `descriptors` holds every descriptor of the plan but [`Descriptor::Monitor`], which this
+/// function makes itself.
+///
+/// # Errors
+/// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::InvalidSpec`] if a
+/// descriptor of the plan is missing.
+pub fn launch(plan: &CommandPlan, mut descriptors: BTreeMap<Descriptor, OwnedFd>) -> Result<Machine> {
+    let io = |error: std::io::Error| Error::new(ErrorKind::Io, "the VMM's sockets could not be made").source(error);
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io)?;
+    descriptors.insert(Descriptor::Monitor, theirs.into());
+    let mut mappings = Vec::new();
+    for placed in &plan.descriptors {
+        let parent_fd = descriptors.remove(&placed.descriptor).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidSpec, format!("the plan wants a {:?} descriptor", placed.descriptor))
+        })?;
+        mappings.push(FdMapping { parent_fd, child_fd: placed.number });
+    }
+
+    let mut command = Command::new(&plan.program);
+    command.args(&plan.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Nothing of the user's environment is QEMU's business.
+    command.env_clear().kill_on_drop(true);
+    command.fd_mappings(mappings).map_err(|error| Error::new(ErrorKind::InvalidSpec, error.to_string()))?;
+    sys::die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(|error| {
+        Error::new(ErrorKind::Spawn, format!("{} could not be started", plan.program.display())).source(error)
+    })?;
+    let pid = child.id().unwrap_or_default();
+
+    let console = Tail::default();
+    let words = Tail::default();
+    if let Some(output) = child.stdout.take() {
+        tokio::spawn(console.clone().follow(output));
+    }
+    if let Some(output) = child.stderr.take() {
+        tokio::spawn(words.clone().follow(output));
+    }
+    ours.set_nonblocking(true).map_err(io)?;
+    let (sender, events) = mpsc::unbounded_channel();
+    tokio::spawn(qmp::follow(UnixStream::from_std(ours).map_err(io)?, sender));
+    Ok(Machine { child, pid, events, console, words })
+}
+
+impl Machine {
+    /// The VMM's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The next thing that happens to the machine; after its end, the end again. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the VMM cannot be waited for.
+    pub async fn next(&mut self) -> Result<Change> {
+        tokio::select! {
+            // What it said before it ended comes before its end.
+            biased;
+            Some(event) = self.events.recv() => Ok(Change::Event(event)),
+            status = self.child.wait() => match status {
+                Ok(status) => Ok(Change::Ended(status)),
+                Err(error) => Err(Error::new(ErrorKind::Io, "the VMM could not be waited for").source(error)),
+            },
+        }
+    }
+
+    /// Ends the VMM at once and reaps it. What the guest had not flushed is lost.
+    pub async fn kill(&mut self) {
+        // It can only fail if the process has ended already.
+        let _ = self.child.kill().await;
+    }
+
+    /// The guest's console.
+    #[must_use]
+    pub fn console(&self) -> &Tail {
+        &self.console
+    }
+
+    /// What the VMM itself said on its standard error.
+    #[must_use]
+    pub fn words(&self) -> &Tail {
+        &self.words
+    }
+}

@@ -1,0 +1,212 @@
+//! From a specification to QEMU's command line. Pure.
+
+use crate::spec::{Backing, Descriptor, Placed};
+use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, MachineSpec, Result};
+
+/// The name of the virtio-serial port that carries the link.
+const LINK_PORT: &str = "viv.link";
+
+/// The first descriptor number handed to QEMU.
+const FIRST_DESCRIPTOR: i32 = 3;
+
+/// Below this a Debian kernel with its initramfs does not reach PID 1.
+const SMALLEST_MEMORY_MIB: u64 = 256;
+
+/// QEMU's command line for a machine.
+///
+/// # Errors
+/// [`ErrorKind::InvalidSpec`] for a machine QEMU or the guest's kernel cannot be.
+pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
+    check(spec)?;
+    let mut descriptors = Descriptors::default();
+    let mut arguments = Arguments::default();
+
+    arguments.option("-name", format!("{},process=viv-vm", spec.name));
+    arguments.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
+    arguments.option("-display", "none");
+    // No program may be started, no privilege gained, no scheduling changed by a subverted QEMU.
+    arguments.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    // Devices on PCI, found by ACPI: Debian's kernel has virtio-pci built in and virtio-mmio not.
+    // Under emulation turning pit, pic or rtc off makes the boot slower.
+    arguments.option("-machine", "microvm,acpi=on,pcie=on,pit=on,pic=on,rtc=on,usb=off,memory-backend=memory");
+    arguments.option("-bios", "qboot.rom");
+    match spec.accel {
+        Accel::Kvm => arguments.option("-accel", "kvm").option("-cpu", "host"),
+        Accel::Tcg => arguments.option("-accel", "tcg,thread=multi").option("-cpu", "max"),
+    };
+    arguments.option("-smp", spec.cpus);
+    arguments.option("-m", format!("{}M", spec.memory_mib));
+    // Shared, because the file daemon reads and writes the guest's buffers in place.
+    arguments.option("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", spec.memory_mib));
+
+    arguments.option("-kernel", path(&spec.kernel)?);
+    arguments.option("-initrd", path(&spec.initramfs)?);
+    arguments.option("-append", kernel_command_line(spec, facts));
+
+    arguments.option("-chardev", "stdio,id=console,signal=off");
+    arguments.option("-serial", "chardev:console");
+    let monitor = descriptors.place(Descriptor::Monitor);
+    arguments.option("-chardev", format!("socket,id=monitor,fd={monitor}"));
+    arguments.option("-mon", "chardev=monitor,mode=control");
+    let link = descriptors.place(Descriptor::LinkListener);
+    arguments.option("-chardev", format!("socket,id=link,fd={link},server=on,wait=off"));
+    arguments.option("-device", "virtio-serial-pci,max_ports=2");
+    arguments.option("-device", format!("virtserialport,chardev=link,name={LINK_PORT}"));
+
+    for disk in &spec.disks {
+        let serial = &disk.serial;
+        match &disk.backing {
+            Backing::ReadOnlyFile(file) => {
+                let file = path(file)?;
+                arguments.option("-blockdev", format!("driver=file,node-name={serial},read-only=on,filename={file}"));
+                arguments.option("-device", format!("virtio-blk-pci,drive={serial},serial={serial}"));
+            }
+            Backing::Ephemeral => {
+                let number = descriptors.place(Descriptor::Scratch);
+                arguments.option("-add-fd", format!("fd={number},set=1"));
+                // Lost with the machine, so nothing is ever flushed; freed blocks go back to the host.
+                arguments.option(
+                    "-blockdev",
+                    format!(
+                        "driver=file,node-name={serial},filename=/dev/fdset/1,locking=off,discard=unmap,\
+                         cache.direct=off,cache.no-flush=on"
+                    ),
+                );
+                // A full host stops the machine, which the monitor sees and names.
+                arguments.option("-device", format!("virtio-blk-pci,drive={serial},serial={serial},werror=enospc"));
+            }
+        }
+    }
+
+    if let Some(tag) = &spec.share_tag {
+        let number = descriptors.place(Descriptor::FileDaemon);
+        arguments.option("-chardev", format!("socket,id=shares,fd={number}"));
+        arguments.option("-device", format!("vhost-user-fs-pci,chardev=shares,tag={tag},queue-size=1024"));
+    }
+
+    Ok(CommandPlan { program: facts.qemu.path.clone(), arguments: arguments.0, descriptors: descriptors.0 })
+}
+
+fn check(spec: &MachineSpec) -> Result<()> {
+    let invalid = |message: String| Error::new(ErrorKind::InvalidSpec, message);
+    if !(1..=255).contains(&spec.cpus) {
+        return Err(invalid(format!("{} processors; 1 to 255 are possible", spec.cpus)).hint("--cpus 2"));
+    }
+    if spec.memory_mib < SMALLEST_MEMORY_MIB {
+        return Err(invalid(format!(
+            "{} MiB of memory; below {SMALLEST_MEMORY_MIB} MiB the guest does not boot",
+            spec.memory_mib
+        ))
+        .hint(format!("--memory {SMALLEST_MEMORY_MIB}M")));
+    }
+    if spec.disks.iter().filter(|disk| disk.backing == Backing::Ephemeral).count() > 1 {
+        return Err(invalid("more than one ephemeral disk".to_owned()));
+    }
+    Ok(())
+}
+
+fn kernel_command_line(spec: &MachineSpec, facts: &HostFacts) -> String {
+    let mut line = spec.kernel_arguments.clone();
+    if spec.accel == Accel::Tcg {
+        // KVM has a paravirtual clock; under emulation the kernel must be told (see tsc.rs).
+        line.push(format!("tsc_early_khz={}", facts.tsc_khz));
+    }
+    line.push("viv.link=virtio-serial".to_owned());
+    line.join(" ")
+}
+
+/// A path as an option's value: QEMU ends a value at a comma and takes a doubled one for itself.
+fn path(path: &std::path::Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidSpec, format!("{} is not UTF-8, which QEMU's options need", path.display()))
+    })?;
+    Ok(text.replace(',', ",,"))
+}
+
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.to_owned());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl ToString) -> &mut Self {
+        self.0.push(name.to_owned());
+        self.0.push(value.to_string());
+        self
+    }
+}
+
+#[derive(Default)]
+struct Descriptors(Vec<Placed>);
+
+impl Descriptors {
+    fn place(&mut self, descriptor: Descriptor) -> i32 {
+        let number = FIRST_DESCRIPTOR + self.0.len() as i32;
+        self.0.push(Placed { descriptor, number });
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Disk, Kvm, QemuBinary};
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            qemu: QemuBinary { path: "/usr/bin/qemu-system-x86_64".into(), version: "10.0.2".into() },
+            kvm: Kvm::Unusable("there is no /dev/kvm".into()),
+            tsc_khz: 2_893_000,
+            cpus: 2,
+        }
+    }
+
+    fn spec(accel: Accel) -> MachineSpec {
+        MachineSpec {
+            name: "viv-0123abcd".into(),
+            cpus: 2,
+            memory_mib: 2048,
+            accel,
+            kernel: "/cache/vmlinux".into(),
+            initramfs: "/cache/initramfs".into(),
+            kernel_arguments: vec!["quiet".into()],
+            disks: vec![
+                Disk { serial: "root".into(), backing: Backing::ReadOnlyFile("/cache/a,b.erofs".into()) },
+                Disk { serial: "scratch".into(), backing: Backing::Ephemeral },
+            ],
+            share_tag: Some("viv".into()),
+        }
+    }
+
+    /// One option a line, as it is printed by `--dry-run`.
+    fn shown(plan: &CommandPlan) -> String {
+        plan.arguments.join("\n").replace("\n-", "\n\u{0}-").replace('\n', " ").replace(" \u{0}", "\n")
+    }
+
+    #[test]
+    fn an_emulated_machine() {
+        let plan = plan(&spec(Accel::Tcg), &facts()).unwrap();
+        insta::assert_snapshot!(shown(&plan));
+        insta::assert_json_snapshot!(plan.descriptors);
+    }
+
+    #[test]
+    fn kvm_changes_the_accelerator_the_processor_and_the_clock_alone() {
+        let emulated = shown(&plan(&spec(Accel::Tcg), &facts()).unwrap());
+        let accelerated = shown(&plan(&spec(Accel::Kvm), &facts()).unwrap());
+        let changed: Vec<_> = emulated.lines().zip(accelerated.lines()).filter(|(a, b)| a != b).collect();
+        insta::assert_json_snapshot!(changed);
+    }
+
+    #[test]
+    fn impossible_machines_are_refused_with_a_way_out() {
+        let small = plan(&MachineSpec { memory_mib: 64, ..spec(Accel::Tcg) }, &facts()).unwrap_err();
+        assert_eq!(small.to_string(), "64 MiB of memory; below 256 MiB the guest does not boot");
+        assert_eq!(small.hints(), ["--memory 256M"]);
+        let wide = plan(&MachineSpec { cpus: 0, ..spec(Accel::Tcg) }, &facts()).unwrap_err();
+        assert_eq!(*wide.kind(), ErrorKind::InvalidSpec);
+    }
+}

@@ -1,0 +1,42 @@
+//! The crate's only unsafe code: one ioctl, one processor instruction, one call between fork and exec.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `KVM_GET_API_VERSION`, `_IO(0xAE, 0x00)` (linux/kvm.h).
+const KVM_GET_API_VERSION: libc::c_ulong = 0xAE00;
+
+/// The KVM API's version; 12 since 2007.
+pub(crate) fn kvm_api_version(kvm: BorrowedFd<'_>) -> io::Result<i32> {
+    // SAFETY: the request takes no argument and touches no memory of ours.
+    let version = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_GET_API_VERSION, 0) };
+    if version < 0 { Err(io::Error::last_os_error()) } else { Ok(version) }
+}
+
+/// The processor's time-stamp counter.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn time_stamp() -> u64 {
+    // SAFETY: every x86-64 processor has RDTSC, and it has no memory effects. A host that forbids
+    // it to user space (PR_TSC_SIGSEGV) forbids it to QEMU as well.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Makes the command's process die with the thread that starts it, whatever kills that.
+pub fn die_with_parent(command: &mut tokio::process::Command) {
+    let parent = std::process::id();
+    let in_child = move || {
+        // SAFETY: prctl and getppid are async-signal-safe and touch no memory.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the request took hold.
+            if libc::getppid().cast_unsigned() != parent {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and only makes the calls above.
+    unsafe { command.pre_exec(in_child) };
+}
