@@ -110,11 +110,6 @@ impl<K: Kind> From<&Error<K>> for Report {
             causes.push(cause.to_string());
             next = cause.source();
         }
-        Self {
-            kind: error.kind().name().to_owned(),
-            message: error.to_string(),
-            causes,
-            hints: error.hints().to_vec(),
-        }
+        Self { kind: error.kind().name().to_owned(), message: error.to_string(), causes, hints: error.hints().to_vec() }
     }
 }

@@ -24,6 +24,9 @@ impl Kvm {
     /// Tries /dev/kvm.
     #[must_use]
     pub fn probe() -> Self {
+        if !sys::has_virtualisation() {
+            return Self::Unusable("the processor offers no virtualisation".to_owned());
+        }
         let opened = std::fs::File::options().read(true).write(true).open("/dev/kvm");
         match opened.and_then(|kvm| sys::kvm_api_version(kvm.as_fd())) {
             Ok(12) => Self::Usable,

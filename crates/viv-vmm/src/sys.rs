@@ -13,6 +13,17 @@ pub(crate) fn kvm_api_version(kvm: BorrowedFd<'_>) -> io::Result<i32> {
     if version < 0 { Err(io::Error::last_os_error()) } else { Ok(version) }
 }
 
+/// Whether the processor can run guests by itself: VMX (leaf 1, ECX bit 5) on Intel, SVM (leaf
+/// 0x8000_0001, ECX bit 2) on AMD. A host may show a /dev/kvm that does without, in which QEMU's
+/// machines do not run.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_virtualisation() -> bool {
+    use core::arch::x86_64::__cpuid;
+    let vmx = __cpuid(1).ecx & (1 << 5) != 0;
+    let svm = __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & (1 << 2) != 0;
+    vmx || svm
+}
+
 /// The processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn time_stamp() -> u64 {

@@ -102,7 +102,10 @@ impl Children {
         let daemon = self.file_daemon.try_wait().ok().flatten();
         let killed = |status: Option<ExitStatus>| status.and_then(|status| status.signal());
         if let Some(signal) = killed(machine) {
-            return Error::new(ErrorKind::VmmDied, format!("QEMU was killed by signal {signal}"));
+            return with_lines(
+                Error::new(ErrorKind::VmmDied, format!("QEMU was killed by signal {signal}")),
+                self.machine.words().lines(CONSOLE_LINES),
+            );
         }
         if let Some(signal) = killed(daemon) {
             return Error::new(ErrorKind::FileDaemonDied, format!("the file daemon was killed by signal {signal}"));

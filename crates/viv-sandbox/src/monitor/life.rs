@@ -101,7 +101,7 @@ async fn live(
     record.state = State::Stopping;
     // Only for others to see; the end does not depend on it.
     let _ = run.write(&record);
-    let outcome = life.finish(end).await;
+    let outcome = life.finish(end, &mut children).await;
     keeper.abort();
     server.abort();
     children.end().await;
@@ -199,7 +199,7 @@ impl Life<'_> {
         });
     }
 
-    async fn finish(&mut self, end: End) -> Result<()> {
+    async fn finish(&mut self, end: End, children: &mut Children) -> Result<()> {
         let patience = match end {
             End::Stop => FLUSH_PATIENCE,
             End::Abandoned => ABANDONED_PATIENCE,
@@ -211,7 +211,9 @@ impl Life<'_> {
             return Ok(());
         };
         match tokio::time::timeout(patience, shut_down(&link)).await {
-            Ok(flushed) => flushed,
+            Ok(Ok(())) => Ok(()),
+            // A guest that ends by itself answers no more: how it ended is what matters.
+            Ok(Err(error)) => Err(tokio::time::timeout(CAUSE_PATIENCE, children.trouble(true)).await.unwrap_or(error)),
             Err(_) => Err(Error::new(
                 ErrorKind::Guest,
                 format!("the guest did not flush its shares within {} seconds", patience.as_secs()),

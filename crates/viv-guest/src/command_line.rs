@@ -1,0 +1,50 @@
+//! The kernel's command line: what the host says before anything can be asked.
+
+/// What carries the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// The virtio-serial port [`crate::link::PORT_NAME`].
+    VirtioSerial,
+    /// A vsock port, [`crate::link::VSOCK_LINK_PORT`].
+    Vsock,
+}
+
+/// The words of the kernel's command line that are meant for the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandLine {
+    /// `viv.link=virtio-serial` (the default) or `viv.link=vsock`; the last one counts.
+    pub link: LinkKind,
+    /// `viv.trace`: say on the console when each part of the boot was done.
+    pub trace: bool,
+}
+
+impl CommandLine {
+    /// Reads a command line. Words it does not know belong to others.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut parsed = Self { link: LinkKind::VirtioSerial, trace: false };
+        for word in text.split_ascii_whitespace() {
+            match word {
+                "viv.link=virtio-serial" => parsed.link = LinkKind::VirtioSerial,
+                "viv.link=vsock" => parsed.link = LinkKind::Vsock,
+                "viv.trace" => parsed.trace = true,
+                _ => {}
+            }
+        }
+        parsed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_link_counts_and_strange_words_are_left_alone() {
+        let parsed = CommandLine::parse("quiet viv.link=vsock panic=-1 viv.link=virtio-serial viv.link=pigeon\n");
+        assert_eq!(parsed, CommandLine { link: LinkKind::VirtioSerial, trace: false });
+        let parsed = CommandLine::parse("viv.trace viv.link=vsock");
+        assert_eq!(parsed, CommandLine { link: LinkKind::Vsock, trace: true });
+        assert_eq!(CommandLine::parse("").link, LinkKind::VirtioSerial);
+    }
+}

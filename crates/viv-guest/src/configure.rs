@@ -1,0 +1,71 @@
+//! `configure`: what makes a booted guest this sandbox.
+
+use std::path::{Path, PathBuf};
+
+use viv_proto::message::{Configure, Configured};
+
+use crate::error::{Context, Result};
+use crate::file_share::Keeper;
+use crate::identity::Layers;
+use crate::{boot, console, identity, shares, trace};
+
+/// What has to be remembered of a configured sandbox.
+pub struct Sandbox {
+    to_sync: Vec<PathBuf>,
+    keeper: Option<Keeper>,
+}
+
+impl Sandbox {
+    /// Brings file shares in step with what programs wrote.
+    pub async fn flush_files(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.flush().await;
+        }
+    }
+
+    /// Flushes what the kernel still holds back of writable shares.
+    pub fn sync_shares(&self) {
+        for place in &self.to_sync {
+            if let Err(reason) = shares::sync(place) {
+                console::say(&format!("cannot flush {}: {reason}", place.display()));
+            }
+        }
+    }
+}
+
+/// Carries out a configuration on this machine: clock and randomness first, shares last.
+///
+/// # Errors
+/// What the host asked for and cannot have. The guest is then not to be used.
+pub fn configure(wanted: &Configure) -> Result<Sandbox> {
+    trace::mark("configure");
+    identity::set_clock(wanted.wall_clock_ns)?;
+    identity::add_entropy(&wanted.entropy)?;
+    let layers = Layers { lower: Path::new(boot::LOWER), upper: Path::new(boot::UPPER) };
+    let mut remarks = identity::write_files(layers, wanted)?;
+    trace::mark("identity");
+    boot::enter_root()?;
+    rustix::system::sethostname(wanted.hostname.as_bytes()).context(|| "cannot set the host name".to_owned())?;
+    let mounted = shares::mount_all(&wanted.shares, &wanted.user)?;
+    remarks.extend(mounted.remarks);
+    for remark in &remarks {
+        console::say(remark);
+    }
+    let keeper = if mounted.kept.is_empty() {
+        None
+    } else {
+        Some(Keeper::start(mounted.kept).context(|| "cannot keep shared files in step".to_owned())?)
+    };
+    trace::mark("shares");
+    trace::tell();
+    Ok(Sandbox { to_sync: mounted.to_sync, keeper })
+}
+
+/// What is answered once it is done.
+#[must_use]
+pub fn answer() -> Configured {
+    Configured {
+        guest_version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_ms: u64::try_from(boot::uptime().as_millis()).unwrap_or(u64::MAX),
+    }
+}

@@ -1,0 +1,422 @@
+//! Who the sandbox is: names, clock, randomness, its user.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec};
+use viv_proto::message::{Configure, FailureKind, User};
+
+use crate::accounts;
+use crate::error::{Context, Result, error};
+use crate::sys;
+
+/// How deep /etc/skel, or the image's home directory, is copied.
+const MAX_DEPTH: usize = 16;
+
+/// Checks what would otherwise end up in files with a syntax of their own.
+///
+/// # Errors
+/// [`FailureKind::BadRequest`], naming the field.
+pub fn check(wanted: &Configure) -> Result<()> {
+    let refuse = |what: &str| Err(error(FailureKind::BadRequest, format!("configure: {what}")));
+    let hostname = &wanted.hostname;
+    let is_host_character = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if hostname.is_empty() || hostname.len() > 64 || !hostname.chars().all(is_host_character) {
+        return refuse("the host name is not one");
+    }
+    if wanted.machine_id.len() != 32 || !wanted.machine_id.chars().all(|c| c.is_ascii_hexdigit()) {
+        return refuse("the machine id is not 32 hexadecimal digits");
+    }
+    let User { name, uid, gid, home } = &wanted.user;
+    if !accounts::is_valid_name(name) || name == "root" {
+        return refuse("the user's name is not one an ordinary user can have");
+    }
+    if *uid == 0 || *gid == 0 || *uid == u32::MAX || *gid == u32::MAX {
+        return refuse("the user's ids are not those of an ordinary user");
+    }
+    if !is_plain_path(Path::new(home)) || home == "/" || home.contains([':', '\n']) {
+        return refuse("the user's home directory is not a plain absolute path");
+    }
+    let is_zone_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+');
+    if let Some(zone) = &wanted.timezone
+        && (zone.is_empty() || zone.len() > 64 || zone.starts_with('/') || !zone.chars().all(is_zone_character))
+    {
+        return refuse("the time zone is not one");
+    }
+    if wanted.workspace.as_ref().is_some_and(|workspace| !is_plain_path(Path::new(workspace))) {
+        return refuse("the workspace is not a plain absolute path");
+    }
+    Ok(())
+}
+
+/// Whether a path is absolute and has no `..` in it, and no zero byte.
+#[must_use]
+pub fn is_plain_path(path: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    path.is_absolute()
+        && !path.components().any(|part| part == std::path::Component::ParentDir)
+        && !path.as_os_str().as_bytes().contains(&0)
+}
+
+/// Sets the wall clock; nanoseconds since the Unix epoch.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_clock(nanoseconds: u64) -> Result<()> {
+    let time = Timespec {
+        tv_sec: i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0),
+        tv_nsec: (nanoseconds % 1_000_000_000).cast_signed(),
+    };
+    rustix::time::clock_settime(ClockId::Realtime, time).context(|| "cannot set the clock".to_owned())
+}
+
+/// Stirs the host's random bytes into the kernel's generator.
+///
+/// # Errors
+/// If they are not 32 bytes in hexadecimal, or the kernel refuses.
+pub fn add_entropy(hexadecimal: &str) -> Result<()> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(hexadecimal, &mut bytes)
+        .map_err(|reason| error(FailureKind::BadRequest, "configure: the entropy is not 32 bytes").source(reason))?;
+    OpenOptions::new()
+        .write(true)
+        .open("/dev/urandom")
+        .and_then(|device| sys::add_entropy(device.as_fd(), &bytes))
+        .context(|| "cannot add entropy".to_owned())
+}
+
+/// A root file system before its layers are joined: what is read below, and written above.
+#[derive(Debug, Clone, Copy)]
+pub struct Layers<'a> {
+    /// The root image.
+    pub lower: &'a Path,
+    /// What is to lie over it. Files made here hide those of the image.
+    pub upper: &'a Path,
+}
+
+/// A directory in both layers.
+struct Place {
+    /// There only if the image has it.
+    lower: PathBuf,
+    /// There.
+    upper: PathBuf,
+}
+
+impl Layers<'_> {
+    /// A directory (`path` without a leading slash), made in the upper layer if missing, with the
+    /// owner and mode it has in the image. Links in the image are followed.
+    fn directory(&self, path: &str) -> io::Result<Place> {
+        let mut known = Path::new(path);
+        let canonical = loop {
+            match self.canonical(known) {
+                Ok(canonical) => break canonical.join(Path::new(path).strip_prefix(known).unwrap_or(Path::new(""))),
+                Err(Errno::NOENT) => known = known.parent().unwrap_or(Path::new("")),
+                Err(reason) => return Err(reason.into()),
+            }
+        };
+        let mut place = Place { lower: self.lower.to_owned(), upper: self.upper.to_owned() };
+        for part in &canonical {
+            place.lower.push(part);
+            place.upper.push(part);
+            match fs::DirBuilder::new().mode(0o755).create(&place.upper) {
+                Err(reason) if reason.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(reason) => return Err(reason),
+                Ok(()) => {
+                    if let Ok(facts) = fs::metadata(&place.lower) {
+                        std::os::unix::fs::lchown(&place.upper, Some(facts.uid()), Some(facts.gid()))?;
+                        fs::set_permissions(&place.upper, facts.permissions())?;
+                    }
+                }
+            }
+        }
+        Ok(place)
+    }
+
+    /// A path of the image without links.
+    fn canonical(&self, path: &Path) -> rustix::io::Result<PathBuf> {
+        if path.as_os_str().is_empty() {
+            return Ok(PathBuf::new());
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lower = rustix::fs::open(self.lower, flags, 0.into())?;
+        let found = rustix::fs::openat2(&lower, path, flags, 0.into(), ResolveFlags::IN_ROOT)?;
+        let link = |file: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let (root, found) = link(&lower)
+            .and_then(|root| Ok((root, link(&found)?)))
+            .map_err(|reason| Errno::from_io_error(&reason).unwrap_or(Errno::IO))?;
+        found.strip_prefix(root).map(Path::to_owned).map_err(|_| Errno::XDEV)
+    }
+
+    /// A file of the image; empty where there is none.
+    fn read(&self, path: &str) -> String {
+        accounts::read(&self.lower.join(path)).unwrap_or_default()
+    }
+}
+
+/// Writes everything that names the sandbox and its user. Returns what the user should know.
+///
+/// # Errors
+/// The first file that cannot be written.
+pub fn write_files(layers: Layers<'_>, wanted: &Configure) -> Result<Vec<String>> {
+    let etc = layers.directory("etc").context(|| "cannot make /etc".to_owned())?.upper;
+    let hostname = &wanted.hostname;
+    write(&etc.join("hostname"), 0o644, &format!("{hostname}\n"))?;
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    );
+    write(&etc.join("hosts"), 0o644, &hosts)?;
+    write(&etc.join("machine-id"), 0o444, &format!("{}\n", wanted.machine_id.to_ascii_lowercase()))?;
+    if let Some(zone) = &wanted.timezone {
+        set_timezone(&etc, zone)?;
+    }
+    add_user(layers, &etc, &wanted.user)?;
+    install_power_commands(layers)?;
+    link_workspace(layers, wanted)
+}
+
+/// Makes a file. Nothing is in its place yet: the upper layer is empty.
+fn write(path: &Path, mode: u32, text: &str) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .context(|| format!("cannot write {}", path.display()))
+}
+
+/// A zone the image does not know leaves a link to nothing, which means UTC.
+fn set_timezone(etc: &Path, zone: &str) -> Result<()> {
+    let target = Path::new("/usr/share/zoneinfo").join(zone);
+    symlink(target, etc.join("localtime")).context(|| "cannot set the time zone".to_owned())?;
+    write(&etc.join("timezone"), 0o644, &format!("{zone}\n"))
+}
+
+/// The user, its group, its right to sudo, its home.
+fn add_user(layers: Layers<'_>, etc: &Path, user: &User) -> Result<()> {
+    let shell = if layers.lower.join("usr/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
+    // An image may lack any of them.
+    write(&etc.join("passwd"), 0o644, &accounts::passwd_with(&layers.read("etc/passwd"), user, shell))?;
+    write(&etc.join("group"), 0o644, &accounts::group_with(&layers.read("etc/group"), user))?;
+    write(&etc.join("shadow"), 0o600, &accounts::shadow_with(&layers.read("etc/shadow"), user))?;
+    let rights = || -> io::Result<PathBuf> { Ok(layers.directory("etc/sudoers.d")?.upper.join("viv")) };
+    let rights = rights().context(|| "cannot make /etc/sudoers.d".to_owned())?;
+    write(&rights, 0o440, &format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", user.name))?;
+    make_home(layers, user).context(|| format!("cannot make the home directory {}", user.home))
+}
+
+/// The user's home: a copy of what the image has in its place, else of /etc/skel.
+fn make_home(layers: Layers<'_>, user: &User) -> io::Result<()> {
+    let home = layers.directory(user.home.trim_start_matches('/'))?;
+    own(&home.upper, user)?;
+    let skel = layers.lower.join("etc/skel");
+    let model = if home.lower.is_dir() { home.lower } else { skel };
+    if model.is_dir() { copy_tree(&model, &home.upper, user, MAX_DEPTH) } else { Ok(()) }
+}
+
+fn own(path: &Path, user: &User) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
+}
+
+fn copy_tree(from: &Path, to: &Path, user: &User, depth: usize) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            fs::create_dir(&target)?;
+            fs::set_permissions(&target, entry.metadata()?.permissions())?;
+            if depth > 0 {
+                copy_tree(&source, &target, user, depth - 1)?;
+            }
+        } else if kind.is_symlink() {
+            symlink(fs::read_link(&source)?, &target)?;
+        } else if kind.is_file() {
+            fs::copy(&source, &target)?;
+        } else {
+            continue;
+        }
+        own(&target, user)?;
+    }
+    Ok(())
+}
+
+/// The commands people end a machine with. There is no init system to ask, so they ask PID 1.
+fn install_power_commands(layers: Layers<'_>) -> Result<()> {
+    const SCRIPT: &str = "#!/bin/sh\n\
+        # Ends this sandbox: PID 1 stops what runs, saves the shares and powers off.\n\
+        [ \"$(id -u)\" = 0 ] || exec sudo -n -- \"$0\" \"$@\"\n\
+        exec kill -s PWR 1\n";
+    let install = || -> io::Result<PathBuf> {
+        let directory = layers.directory("usr/local/sbin")?.upper;
+        for name in ["halt", "reboot", "shutdown"] {
+            symlink("poweroff", directory.join(name))?;
+        }
+        Ok(directory.join("poweroff"))
+    };
+    write(&install().context(|| "cannot write to /usr/local/sbin".to_owned())?, 0o755, SCRIPT)
+}
+
+/// `/workspace` points at the workspace, unless something else is or will be there.
+fn link_workspace(layers: Layers<'_>, wanted: &Configure) -> Result<Vec<String>> {
+    let place = Path::new("/workspace");
+    let is_place = |path: &str| Path::new(path) == place;
+    let Some(workspace) = wanted.workspace.as_deref().filter(|&workspace| !is_place(workspace)) else {
+        return Ok(Vec::new());
+    };
+    let given = layers.lower.join("workspace");
+    let in_the_way = match fs::symlink_metadata(&given) {
+        // An empty directory is in no one's way.
+        Ok(facts) if facts.is_dir() => fs::read_dir(&given).is_ok_and(|mut entries| entries.next().is_some()),
+        Ok(facts) => !facts.is_symlink(),
+        Err(_) => false,
+    };
+    if in_the_way || wanted.shares.iter().any(|share| is_place(&share.destination)) {
+        return Ok(vec!["/workspace exists already and does not point at the workspace".to_owned()]);
+    }
+    symlink(workspace, layers.upper.join("workspace")).context(|| "cannot make /workspace".to_owned())?;
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use viv_proto::message::{Share, ShareKind};
+
+    use super::*;
+
+    struct Image {
+        directory: tempfile::TempDir,
+    }
+
+    impl Image {
+        fn new() -> Self {
+            let image = Self { directory: tempfile::tempdir().unwrap() };
+            for path in ["upper", "lower/etc/skel/.config", "lower/usr/bin"] {
+                fs::create_dir_all(image.path(path)).unwrap();
+            }
+            for (path, text) in [
+                ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
+                ("etc/group", "root:x:0:\nsudo:x:27:\n"),
+                ("etc/shadow", "root:*:1::::::\n"),
+                ("etc/skel/.profile", "# profile\n"),
+                ("etc/skel/.config/x", "x"),
+                ("usr/bin/bash", ""),
+            ] {
+                fs::write(image.path("lower").join(path), text).unwrap();
+            }
+            image
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.directory.path().join(path)
+        }
+
+        fn upper(&self, path: &str) -> String {
+            fs::read_to_string(self.path("upper").join(path)).unwrap()
+        }
+
+        fn write(&self, wanted: &Configure) -> Vec<String> {
+            write_files(Layers { lower: &self.path("lower"), upper: &self.path("upper") }, wanted).unwrap()
+        }
+    }
+
+    fn wanted() -> Configure {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        Configure {
+            hostname: "quiet-fox".into(),
+            wall_clock_ns: 0,
+            entropy: String::new(),
+            machine_id: "0123456789ABCDEF0123456789abcdef".into(),
+            timezone: Some("Europe/Berlin".into()),
+            user: User { name: "agent".into(), uid, gid, home: "/home/agent".into() },
+            shares: vec![],
+            workspace: Some("/work/project".into()),
+        }
+    }
+
+    #[test]
+    fn the_upper_layer_holds_what_names_the_sandbox() {
+        let image = Image::new();
+        fs::set_permissions(image.path("lower/etc"), fs::Permissions::from_mode(0o711)).unwrap();
+        assert_eq!(image.write(&wanted()), Vec::<String>::new());
+        assert_eq!(image.upper("etc/hostname"), "quiet-fox\n");
+        assert!(image.upper("etc/hosts").contains("127.0.1.1\tquiet-fox\n"));
+        assert_eq!(image.upper("etc/machine-id"), "0123456789abcdef0123456789abcdef\n");
+        assert_eq!(image.upper("etc/timezone"), "Europe/Berlin\n");
+        let link = |path: &str| fs::read_link(image.path("upper").join(path)).unwrap();
+        assert_eq!(link("etc/localtime"), Path::new("/usr/share/zoneinfo/Europe/Berlin"));
+        assert_eq!(link("workspace"), Path::new("/work/project"));
+        assert_eq!(link("usr/local/sbin/halt"), Path::new("poweroff"));
+        let mode = |path: &str| fs::metadata(image.path("upper").join(path)).unwrap().mode() & 0o7777;
+        assert_eq!([mode("etc"), mode("etc/shadow"), mode("etc/sudoers.d/viv")], [0o711, 0o600, 0o440]);
+        assert_eq!(mode("usr/local/sbin/poweroff"), 0o755);
+        assert!(image.upper("etc/passwd").ends_with(":/home/agent:/bin/bash\n"));
+        assert_eq!(image.upper("etc/sudoers.d/viv"), "agent ALL=(ALL:ALL) NOPASSWD: ALL\n");
+        assert_eq!(image.upper("home/agent/.profile"), "# profile\n");
+        assert_eq!(image.upper("home/agent/.config/x"), "x");
+    }
+
+    #[test]
+    fn links_of_the_image_are_followed_within_it() {
+        let image = Image::new();
+        fs::create_dir_all(image.path("lower/var/home/agent")).unwrap();
+        fs::write(image.path("lower/var/home/agent/kept"), "kept").unwrap();
+        symlink("/var/home", image.path("lower/home")).unwrap();
+        symlink("../../../../../../tmp", image.path("lower/usr/local")).unwrap();
+        fs::create_dir(image.path("lower/tmp")).unwrap();
+        image.write(&wanted());
+        assert_eq!(image.upper("var/home/agent/kept"), "kept");
+        assert!(!image.path("upper/var/home/agent/.profile").exists());
+        assert!(image.path("upper/tmp/sbin/poweroff").exists());
+    }
+
+    #[test]
+    fn what_is_at_workspace_stays() {
+        let image = Image::new();
+        fs::create_dir_all(image.path("lower/workspace/full")).unwrap();
+        assert_eq!(image.write(&wanted()).len(), 1);
+        assert!(!image.path("upper/workspace").exists());
+        let image = Image::new();
+        let share = Share {
+            entry: "0".into(),
+            destination: "/workspace/".into(),
+            kind: ShareKind::Directory,
+            read_only: false,
+        };
+        assert_eq!(image.write(&Configure { shares: vec![share], ..wanted() }).len(), 1);
+        let image = Image::new();
+        assert!(image.write(&Configure { workspace: Some("/workspace".into()), ..wanted() }).is_empty());
+    }
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_are_refused() {
+        let user = User { name: "agent".into(), uid: 1000, gid: 1000, home: "/home/agent".into() };
+        let wanted = Configure { user: user.clone(), ..wanted() };
+        check(&wanted).unwrap();
+        for bad in [
+            Configure { hostname: "a b".into(), ..wanted.clone() },
+            Configure { hostname: String::new(), ..wanted.clone() },
+            Configure { machine_id: "0".repeat(31), ..wanted.clone() },
+            Configure { timezone: Some("../../etc/shadow".into()), ..wanted.clone() },
+            Configure { timezone: Some("/etc/shadow".into()), ..wanted.clone() },
+            Configure { user: User { name: "root".into(), ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { name: "a:b".into(), ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { uid: 0, ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { gid: 0, ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { home: "home".into(), ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { home: "/".into(), ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { home: "/a/../b".into(), ..user.clone() }, ..wanted.clone() },
+            Configure { user: User { home: "/a:b".into(), ..user }, ..wanted.clone() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Ending: orderly, at the wish of the host or of someone inside, or because going on makes no
+//! sense. Either way the machine goes off; PID 1 never exits.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::system::RebootCommand;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::control::Guest;
+use crate::{console, reaper, sys};
+
+/// How long processes have between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How long killed processes may take to be gone.
+const GONE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a guest that failed to boot waits to be asked why.
+const FAILURE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Powers the machine off, now. Shares must have been flushed; nothing else has to survive.
+pub fn off() -> ! {
+    // Where the platform has no way to power off, the host takes a reset for the same.
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    let _ = rustix::system::reboot(RebootCommand::Restart);
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Says why on the console, flushes, and powers off.
+pub fn fatal(reason: &str) -> ! {
+    console::say(&format!("fatal: {reason}"));
+    if crate::is_init() {
+        rustix::fs::sync();
+        off()
+    }
+    std::process::exit(1)
+}
+
+/// From now on a panic of any thread powers the machine off.
+pub fn power_off_on_panic() {
+    std::panic::set_hook(Box::new(|panic| fatal(&format!("internal error: {panic}"))));
+}
+
+/// Powers off in a while: time enough to be asked what went wrong.
+pub fn off_after_failure() {
+    tokio::spawn(async {
+        tokio::time::sleep(FAILURE_DEADLINE).await;
+        off();
+    });
+}
+
+/// Signals from inside (`poweroff` and its kin send SIGPWR) power off in good order.
+///
+/// # Errors
+/// If the signals cannot be watched.
+pub fn obey_signals(guest: &Arc<Guest>) -> io::Result<()> {
+    let kinds = [libc::SIGPWR, libc::SIGTERM, libc::SIGINT];
+    for kind in kinds {
+        let mut asked = signal(SignalKind::from_raw(kind))?;
+        let guest = Arc::clone(guest);
+        tokio::spawn(async move {
+            if asked.recv().await.is_some() {
+                quiesce(&guest).await;
+                off();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Ends every process and brings the shares up to date.
+pub async fn quiesce(guest: &Guest) {
+    end_processes().await;
+    guest.flush_shares().await;
+}
+
+async fn end_processes() {
+    if !crate::is_init() || !reaper::reap() {
+        // Every process of the machine descends from PID 1: no child, no process.
+        return;
+    }
+    for (number, patience) in [(libc::SIGTERM, GRACE), (libc::SIGKILL, GONE_DEADLINE)] {
+        let deadline = Instant::now() + patience;
+        // A stopped process obeys only once it is continued.
+        let _ = sys::kill(-1, number);
+        let _ = sys::kill(-1, libc::SIGCONT);
+        while Instant::now() < deadline {
+            if !reaper::reap() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Kernels, initramfs, root images, scratch disks, and the cache they are kept in.
+//!
+//! By default everything is made from Debian's packages on this machine, by an ordinary user: the
+//! kernel is taken out of Debian's package for virtual machines, the root is built by mmdebstrap into
+//! an erofs image. Each is made once; a start with a warm cache reads a few small files, spawns no
+//! process and takes well under a millisecond.
+//!
+//! ```no_run
+//! # fn main() -> viv_image::Result<()> {
+//! use viv_image::{Cache, GuestBinary, ImageSource, KernelSource, NoProgress};
+//!
+//! let cache = Cache::open("/home/me/.cache/viv".as_ref())?;
+//! let kernel = viv_image::ensure_kernel(&cache, &KernelSource::Default, &NoProgress)?;
+//! let guest = GuestBinary { bytes: b"the guest's program", digest: "its SHA-256" };
+//! let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest)?;
+//! let root = viv_image::ensure_root(&cache, &ImageSource::Default, &NoProgress)?;
+//! let scratch = viv_image::ensure_scratch(&cache, 20 << 30)?;
+//! let disk = viv_image::clone_scratch(&scratch, "/run/user/1000/viv/a".as_ref())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | Environment variable | |
+//! |---|---|
+//! | `VIV_DEBIAN_MIRROR` | a Debian mirror's URI, instead of the one the host uses |
+//! | `TMPDIR` | where roots are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
+//! | `http_proxy`, `https_proxy`, `no_proxy` | as everywhere |
+//! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
+//!
+//! apt's and pip's configuration files on the host are heeded as well. The cache is safe to delete at
+//! any time, which is also how to get newer packages.
+
+mod bootstrap;
+mod bzimage;
+mod cache;
+mod compression;
+mod cpio;
+mod elf;
+mod error;
+mod initramfs;
+mod kernel;
+mod modules;
+mod output;
+mod pip;
+mod progress;
+mod root;
+mod run;
+mod scratch;
+mod sources;
+mod sys;
+mod tools;
+
+pub use cache::Cache;
+pub use error::{Error, ErrorKind, Result};
+pub use initramfs::{GuestBinary, ensure_initramfs};
+pub use kernel::{Kernel, KernelModule, KernelSource, ensure_kernel};
+pub use progress::{NoProgress, Progress, ProgressEvent};
+pub use root::{ImageSource, RootImage, ensure_root};
+pub use scratch::{clone_scratch, ensure_scratch};
+pub use tools::{MissingTool, missing_tools};
+
+/// What a cache holds of what is built by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BuiltState {
+    /// The kernel and its modules.
+    pub kernel: bool,
+    /// The root image.
+    pub root: bool,
+}
+
+/// Whether the default kernel and root image are in the cache. Builds nothing and changes nothing;
+/// their content is not read.
+#[must_use]
+pub fn is_built(cache: &Cache) -> BuiltState {
+    BuiltState { kernel: cache.has(&kernel::default_recipe()), root: cache.has(&root::default_recipe()) }
+}

@@ -1,0 +1,282 @@
+//! Which modules a guest needs before it can see its disks, and in which order.
+//!
+//! The dependencies are read from the modules themselves (`.modinfo`): a package that was unpacked,
+//! not installed, has no `modules.dep`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::compression::decompress;
+use crate::elf;
+
+/// No module unpacks to more than this.
+const LIMIT: u64 = 64 << 20;
+
+/// A module the guest asks for by name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Its name, with underscores.
+    pub name: &'static str,
+    /// Loaded only if the link is vsock; then a kernel without it is fine too.
+    pub vsock_only: bool,
+}
+
+/// What the guest needs: its disks (virtio_blk), its root (erofs, overlay, and ext4 for the scratch
+/// disk), its shares (virtiofs), its link (virtio_console, or vsock). Most of it is built into
+/// Debian's cloud kernel.
+pub(crate) const WANTED: [Wanted; 9] = [
+    Wanted { name: "virtio_pci", vsock_only: false },
+    Wanted { name: "virtio_blk", vsock_only: false },
+    Wanted { name: "virtio_console", vsock_only: false },
+    Wanted { name: "erofs", vsock_only: false },
+    Wanted { name: "ext4", vsock_only: false },
+    Wanted { name: "overlay", vsock_only: false },
+    Wanted { name: "virtiofs", vsock_only: false },
+    Wanted { name: "vsock", vsock_only: true },
+    Wanted { name: "vmw_vsock_virtio_transport", vsock_only: true },
+];
+
+/// A module in load order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Module {
+    pub name: String,
+    pub vsock_only: bool,
+    /// Unpacked.
+    pub content: Vec<u8>,
+}
+
+/// What a module says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Modules whose symbols it uses.
+    depends: Vec<String>,
+    /// Modules or aliases it would like to find loaded.
+    soft: Vec<String>,
+}
+
+/// Module names are written with either of `-` and `_`.
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Reads what an unpacked module says of itself.
+fn needs(module: &[u8]) -> io::Result<Needs> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "not a kernel module");
+    let information = elf::section(module, ".modinfo").map_err(|_| damaged())?.ok_or_else(damaged)?;
+    let mut needs = Needs::default();
+    for field in information.split(|byte| *byte == 0) {
+        let Ok(field) = std::str::from_utf8(field) else { continue };
+        match field.split_once('=') {
+            Some(("depends", names)) => {
+                needs.depends = names.split(',').filter(|name| !name.is_empty()).map(normal).collect();
+            }
+            Some(("softdep", text)) => {
+                // "pre: a b post: c"
+                let before = text.split("post:").next().unwrap_or_default();
+                let names = before.split_once("pre:").map_or("", |(_, names)| names);
+                needs.soft.extend(names.split_whitespace().map(normal));
+            }
+            _ => {}
+        }
+    }
+    Ok(needs)
+}
+
+/// The names of all modules to load, dependencies first; `true` goes to those only vsock needs.
+/// `lookup` knows what a module needs; `None` means it is built in or does not exist.
+fn load_order<E>(
+    wanted: &[Wanted],
+    lookup: &mut dyn FnMut(&str) -> Result<Option<Needs>, E>,
+) -> Result<Vec<(String, bool)>, E> {
+    fn visit<E>(
+        name: &str,
+        vsock_only: bool,
+        seen: &mut BTreeSet<String>,
+        order: &mut Vec<(String, bool)>,
+        lookup: &mut dyn FnMut(&str) -> Result<Option<Needs>, E>,
+    ) -> Result<bool, E> {
+        if !seen.insert(name.to_owned()) {
+            return Ok(true);
+        }
+        let Some(needs) = lookup(name)? else { return Ok(false) };
+        for soft in &needs.soft {
+            // A soft dependency is often an algorithm's name; the module of that name with _generic is
+            // what would provide it.
+            if !visit(soft, vsock_only, seen, order, lookup)? {
+                visit(&format!("{soft}_generic"), vsock_only, seen, order, lookup)?;
+            }
+        }
+        for dependency in &needs.depends {
+            visit(dependency, vsock_only, seen, order, lookup)?;
+        }
+        order.push((name.to_owned(), vsock_only));
+        Ok(true)
+    }
+    let mut seen = BTreeSet::new();
+    let mut order = Vec::new();
+    // What is needed anyway comes first, so that nothing it shares with vsock is left out without vsock.
+    for vsock_only in [false, true] {
+        for module in wanted.iter().filter(|module| module.vsock_only == vsock_only) {
+            visit(module.name, vsock_only, &mut seen, &mut order, lookup)?;
+        }
+    }
+    Ok(order)
+}
+
+/// A kernel's tree of modules, such as `/lib/modules/6.12.107-cloud-amd64`.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: PathBuf,
+    files: BTreeMap<String, PathBuf>,
+    builtin: BTreeSet<String>,
+}
+
+impl Tree {
+    /// Lists a tree; it must have a `modules.builtin`.
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        let builtin = fs::read_to_string(root.join("modules.builtin"))?;
+        let builtin = builtin.lines().filter_map(module_name).collect();
+        let mut files = BTreeMap::new();
+        let mut directories = vec![root.join("kernel")];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    directories.push(entry.path());
+                } else if let Some(name) = entry.file_name().to_str().and_then(module_name) {
+                    files.insert(name, entry.path());
+                }
+            }
+        }
+        Ok(Self { root: root.to_path_buf(), files, builtin })
+    }
+
+    /// Unpacks what is wanted, in load order. Nothing is loaded for what is built in.
+    ///
+    /// # Errors
+    /// `NotFound` for a wanted module that is neither there nor built in; `InvalidData` for a damaged
+    /// one.
+    pub(crate) fn modules(&self, wanted: &[Wanted]) -> io::Result<Vec<Module>> {
+        for module in wanted {
+            if !module.vsock_only && !self.files.contains_key(module.name) && !self.builtin.contains(module.name) {
+                let message = format!("{} has no module {}", self.root.display(), module.name);
+                return Err(io::Error::new(io::ErrorKind::NotFound, message));
+            }
+        }
+        let mut contents = BTreeMap::new();
+        let order = load_order(wanted, &mut |name| {
+            let Some(path) = self.files.get(name) else { return Ok(None) };
+            let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            let packed = fs::read(path).map_err(explain)?;
+            let content = decompress(&packed, LIMIT).map_err(explain)?.unwrap_or(packed);
+            let needs = needs(&content).map_err(explain)?;
+            contents.insert(name.to_owned(), content);
+            Ok::<_, io::Error>(Some(needs))
+        })?;
+        let modules = order.into_iter().filter_map(|(name, vsock_only)| {
+            contents.remove(&name).map(|content| Module { name, vsock_only, content })
+        });
+        Ok(modules.collect())
+    }
+}
+
+/// `kernel/fs/erofs/erofs.ko.xz` is `erofs`.
+fn module_name(path: &str) -> Option<String> {
+    let file = path.rsplit('/').next()?;
+    let (name, packing) = file.split_once(".ko")?;
+    matches!(packing, "" | ".xz" | ".zst" | ".gz").then(|| normal(name))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn module(information: &str) -> Vec<u8> {
+        elf::tests::sample(b"Xen\0", 0, ".modinfo", information.as_bytes())
+    }
+
+    /// Writes a tree with the given modules.
+    pub(crate) fn tree(directory: &Path, builtin: &str, modules: &[(&str, &str)]) {
+        fs::create_dir_all(directory.join("kernel/fs")).unwrap();
+        fs::write(directory.join("modules.builtin"), builtin).unwrap();
+        for (file, information) in modules {
+            let mut content = module(information);
+            if file.ends_with(".zst") {
+                content = zstd::encode_all(&content[..], 1).unwrap();
+            }
+            fs::write(directory.join("kernel/fs").join(file), content).unwrap();
+        }
+    }
+
+    const TEST_WANTED: [Wanted; 4] = [
+        Wanted { name: "erofs", vsock_only: false },
+        Wanted { name: "vmw_vsock_virtio_transport", vsock_only: true },
+        Wanted { name: "overlay", vsock_only: false },
+        Wanted { name: "ext4", vsock_only: false },
+    ];
+
+    #[test]
+    fn dependencies_come_first_and_only_once() {
+        let directory = tempfile::tempdir().unwrap();
+        tree(
+            directory.path(),
+            "kernel/fs/ext4/ext4.ko\n",
+            &[
+                ("erofs.ko.zst", "name=erofs\0depends=libcrc32c,netfs\0"),
+                ("libcrc32c.ko", "softdep=pre: crc32c post: never\0depends=\0"),
+                ("crc32c-generic.ko", "depends=\0"),
+                ("netfs.ko", "depends=\0"),
+                ("never.ko", "depends=\0"),
+                ("overlay.ko", "depends=netfs\0"),
+                ("vmw_vsock_virtio_transport.ko", "depends=vmw_vsock_virtio_transport_common,vsock,netfs\0"),
+                ("vmw_vsock_virtio_transport_common.ko", "depends=vsock\0"),
+                ("vsock.ko", "depends=\0"),
+            ],
+        );
+        let modules = Tree::open(directory.path()).unwrap().modules(&TEST_WANTED).unwrap();
+        let order: Vec<String> = modules
+            .iter()
+            .map(|module| format!("{}{}", module.name, if module.vsock_only { " vsock" } else { "" }))
+            .collect();
+        insta::assert_snapshot!(order.join("\n"), @r#"
+        crc32c_generic
+        libcrc32c
+        netfs
+        erofs
+        overlay
+        vsock vsock
+        vmw_vsock_virtio_transport_common vsock
+        vmw_vsock_virtio_transport vsock
+        "#);
+        assert!(modules.iter().all(|module| module.content.starts_with(b"\x7fELF")));
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let needs = |depends: &str| Needs { depends: vec![depends.to_owned()], soft: Vec::new() };
+        let wanted = [Wanted { name: "a", vsock_only: false }];
+        let order =
+            load_order::<()>(&wanted, &mut |name| Ok(Some(needs(if name == "a" { "b" } else { "a" })))).unwrap();
+        assert_eq!(order, [("b".to_owned(), false), ("a".to_owned(), false)]);
+    }
+
+    #[test]
+    fn what_is_missing_or_damaged_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        tree(directory.path(), "kernel/fs/ext4/ext4.ko\nkernel/fs/overlay.ko\n", &[]);
+        let error = Tree::open(directory.path()).unwrap().modules(&TEST_WANTED).unwrap_err();
+        assert!(error.to_string().ends_with("has no module erofs"), "{error}");
+        fs::write(directory.path().join("kernel/fs/erofs.ko.xz"), b"garbage").unwrap();
+        let error = Tree::open(directory.path()).unwrap().modules(&TEST_WANTED).unwrap_err();
+        assert!(error.to_string().ends_with("erofs.ko.xz: not a kernel module"), "{error}");
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(module_name("kernel/fs/erofs/erofs.ko.xz").as_deref(), Some("erofs"));
+        assert_eq!(module_name("virtio-rng.ko").as_deref(), Some("virtio_rng"));
+        assert_eq!(module_name("modules.order"), None);
+    }
+}

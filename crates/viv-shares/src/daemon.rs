@@ -1,0 +1,144 @@
+//! The daemon's life: hide, confine, serve one VMM, end.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::thread::set_name;
+use vhost::vhost_user::{Error as VhostUserError, Listener};
+use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
+use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
+use virtiofsd::soft_idmap::cmdline::IdMap;
+use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::limits::OpenFiles;
+use crate::namespace::Owner;
+use crate::share_fs::ShareFs;
+use crate::spec::FileDaemonSpec;
+use crate::{confine, limits, namespace, plan, ready, tree};
+
+/// How long the guest may believe what it was told of a file's attributes and of what is at a path. Changes made on
+/// the host are seen at the latest after this; contents are looked at anew whenever a file is opened.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+type Daemon = VhostUserDaemon<Arc<VhostUserFsBackend<ShareFs>>>;
+
+/// Shares what `spec` says with the one VMM that connects to `listener`, and returns when that disconnects.
+///
+/// Meant for a process that does nothing else and has one thread: it moves this process for good into namespaces of
+/// its own, in which nothing but the shares exists, and drops every right that serving them does not need. It dies
+/// with its parent: the *thread* that started this process must live as long as the shares are wanted.
+///
+/// `listener` is a listening Unix stream socket. One line is written to `ready` when the shares can be used or it is
+/// known that they cannot, for [`parse_ready`](crate::parse_ready); then it is closed. By then a VMM may have
+/// connected already: the socket is listening.
+///
+/// # Errors
+///
+/// Before the process is ready, all kinds; the error is also what `ready` says. Afterwards
+/// [`ErrorKind::Serve`] only.
+pub fn serve(spec: &FileDaemonSpec, listener: OwnedFd, ready: OwnedFd) -> Result<()> {
+    let mut ready = File::from(ready);
+    let mut daemon = match prepare(spec) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            // If nobody listens any more, nobody needs to know.
+            let _ = ready.write_all(ready::failed(&error).as_bytes());
+            return Err(error);
+        }
+    };
+    let mut listener = Listener::from(UnixListener::from(listener));
+    ready
+        .write_all(ready::ready().as_bytes())
+        .context(ErrorKind::Orphaned, || "the monitor of the file daemon is gone".to_owned())?;
+    drop(ready);
+
+    // The library's error is no `std::error::Error`.
+    let failed =
+        |error: DaemonError| Error::new(ErrorKind::Serve, "the file daemon lost the VMM").source(error.to_string());
+    daemon.start(&mut listener).map_err(failed)?;
+    // The second VMM to connect would wait for ever.
+    drop(listener);
+    match daemon.wait() {
+        Ok(()) | Err(DaemonError::HandleRequest(VhostUserError::Disconnected | VhostUserError::PartialMessage)) => {
+            Ok(())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Everything up to the first request of the VMM.
+fn prepare(spec: &FileDaemonSpec) -> Result<Daemon> {
+    let owner = Owner::current();
+    owner.bind()?;
+    // For those who look at the list of processes; it makes no difference to anything else.
+    let _ = set_name(c"viv-files");
+    let steps = plan::plan(spec)?;
+    // Before the namespaces: only root of the first one may raise the hard limit.
+    let open_files = limits::divide(limits::raise(), spec.thread_pool)?;
+    confine::limit_side_effects()?;
+    namespace::enter()?;
+    owner.bind()?;
+    let descriptors = tree::assemble(&steps)?;
+    confine::drop_capabilities()?;
+    owner.bind()?;
+    // Before any thread is started: threads inherit the filter.
+    confine::filter_system_calls()?;
+    daemon(spec, descriptors, open_files)
+        .map_err(|message| Error::new(ErrorKind::Serve, "cannot start the file daemon").source(message))
+}
+
+fn daemon(
+    spec: &FileDaemonSpec,
+    descriptors: File,
+    open_files: OpenFiles,
+) -> std::result::Result<Daemon, Box<dyn std::error::Error + Send + Sync>> {
+    let passthrough = PassthroughFs::new(config(spec, descriptors, open_files.guest))?;
+    let fs = ShareFs::new(passthrough, open_files.nodes);
+    let backend = VhostUserFsBackendBuilder::default().set_thread_pool_size(spec.thread_pool).build(fs)?;
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    Ok(VhostUserDaemon::new("viv-shares".to_owned(), Arc::new(backend), memory).map_err(|error| error.to_string())?)
+}
+
+/// How virtiofsd is set up; what is not named is off.
+fn config(spec: &FileDaemonSpec, descriptors: File, guest_fd_limit: u64) -> Config {
+    // All ids but the last, which stands for none.
+    const ALL: u32 = u32::MAX;
+    let squash = |seen_by_guest| {
+        Some(vec![
+            // Root of the daemon's user namespace: the host user.
+            IdMap::SquashGuest { from_guest: 0, to_host: 0, count: ALL },
+            IdMap::SquashHost { from_host: 0, to_guest: seen_by_guest, count: ALL },
+        ])
+    };
+    Config {
+        root_dir: "/".to_owned(),
+        proc_sfd_rawfd: Some(descriptors),
+        // Opening by handle is a privilege over the whole host.
+        inode_file_handles: InodeFileHandlesMode::Never,
+        guest_fd_limit,
+        uid_map: squash(spec.guest_uid),
+        gid_map: squash(spec.guest_gid),
+        // Each share is a file system of its own to the guest: without this, files of two shares could be mistaken
+        // for each other, by their inode numbers.
+        announce_submounts: true,
+        // Close-to-open, like NFS: data is cached, and dropped if the file is found changed when it is opened
+        // (`ShareFs::open`) or when its attributes are looked at again. mmap works.
+        cache_policy: CachePolicy::Auto,
+        entry_timeout: TIMEOUT,
+        attr_timeout: TIMEOUT,
+        readdirplus: true,
+        // The guest would write back later what the host has changed since.
+        writeback: false,
+        // The next four: see the rules of `share_fs`. Without `FSETID` the host's kernel does on every write what
+        // killpriv_v2 asks the daemon to do on some.
+        xattr: false,
+        killpriv_v2: false,
+        ..Config::default()
+    }
+}

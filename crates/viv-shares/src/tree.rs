@@ -1,0 +1,171 @@
+//! Carries out the plan of mounts and makes the result all that this process can see.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat, openat2};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::process::{chdir, fchdir, pivot_root};
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::plan::Step;
+use crate::sys::restrict_mount;
+
+/// What every share is mounted with. The daemon never follows a symbolic link in a share: the guest resolves links
+/// itself, one component at a time. With `NOSYMFOLLOW` the kernel holds it to that.
+const SHARE_ATTRIBUTES: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSYMFOLLOW;
+
+/// Assembles the tree that `steps` describes, makes it this process's root and gives a descriptor of
+/// `/proc/self/fd` that leads nowhere else.
+///
+/// Needs to run as root of a mount namespace whose mounts are all private.
+pub(crate) fn assemble(steps: &[Step]) -> Result<File> {
+    let descriptors = own_descriptors()?;
+    // All sources are cloned before the first mount, so that none of the mounts is part of a clone.
+    let mut clones = Vec::new();
+    for step in steps {
+        if let Step::Share { source, read_only, .. } = step {
+            clones.push(clone_source(source, *read_only)?);
+        }
+    }
+    let mut clones = clones.into_iter();
+    let mut root = None;
+    for step in steps {
+        match (step, &root) {
+            (Step::Root { size_bytes, inodes }, _) => root = Some(mount_root(*size_bytes, *inodes)?),
+            (Step::Share { entry, source, .. }, Some(root)) => {
+                if let Some(clone) = clones.next() {
+                    attach(root, entry, source, &clone)?;
+                }
+            }
+            (Step::Pin { entry, path }, Some(root)) => bind_onto_itself(root, entry, path, 0)?,
+            (Step::Protect { entry, path }, Some(root)) => bind_onto_itself(root, entry, path, MOUNT_ATTR_RDONLY)?,
+            (Step::Seal, Some(root)) => {
+                let attributes = SHARE_ATTRIBUTES | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC;
+                restrict_mount(root, attributes, false)
+                    .context(ErrorKind::Mount, || "cannot make the root of the shares read-only".to_owned())?;
+            }
+            (_, None) => return Err(Error::new(ErrorKind::Specification, "the plan does not begin with a root")),
+        }
+    }
+    let root = root.ok_or_else(|| Error::new(ErrorKind::Specification, "the plan has no root"))?;
+    enter(&root).context(ErrorKind::Mount, || "cannot make the shares the root of the file daemon".to_owned())?;
+    Ok(descriptors)
+}
+
+/// virtiofsd turns its path descriptors into others through `/proc/self/fd`, and so needs that directory where there
+/// is no `/proc`. As a mount of its own, it has no parent directory: `..` does not lead to the host's `/proc`.
+fn own_descriptors() -> Result<File> {
+    clone_mount(CWD, Path::new("/proc/self/fd"))
+        .map(File::from)
+        .context(ErrorKind::Mount, || "cannot open /proc/self/fd for the file daemon".to_owned())
+}
+
+/// A private, restricted clone of a source, mounted nowhere yet.
+fn clone_source(source: &Path, read_only: bool) -> Result<Clone> {
+    let found = open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        let kind = match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => ErrorKind::SourceMissing,
+            Errno::ACCESS | Errno::PERM => ErrorKind::SourceDenied,
+            _ => ErrorKind::Mount,
+        };
+        Error::new(kind, format!("cannot share {}", source.display())).source(io::Error::from(errno))
+    })?;
+    let failed = || format!("cannot mount {} for the file daemon", source.display());
+    let kind = FileType::from_raw_mode(fstat(&found).context(ErrorKind::Mount, failed)?.st_mode);
+    if !matches!(kind, FileType::Directory | FileType::RegularFile) {
+        return Err(Error::new(
+            ErrorKind::SourceUnsupported,
+            format!("cannot share {}: it is neither a directory nor a regular file", source.display()),
+        ));
+    }
+    let mount = clone_mount(&found, Path::new("")).context(ErrorKind::Mount, failed)?;
+    let attributes = SHARE_ATTRIBUTES | if read_only { MOUNT_ATTR_RDONLY } else { 0 };
+    restrict_mount(&mount, attributes, true).context(ErrorKind::Mount, failed)?;
+    Ok(Clone { mount, directory: kind == FileType::Directory })
+}
+
+struct Clone {
+    mount: OwnedFd,
+    directory: bool,
+}
+
+fn clone_mount(directory: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(directory, path, flags)
+}
+
+/// Mounts the empty root over `/`, where it needs no directory of the host as its place.
+fn mount_root(size_bytes: u64, inodes: u64) -> Result<OwnedFd> {
+    let mount = || -> rustix::io::Result<OwnedFd> {
+        let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(tmpfs.as_fd(), "size", size_bytes.to_string())?;
+        fsconfig_set_string(tmpfs.as_fd(), "nr_inodes", inodes.to_string())?;
+        fsconfig_set_string(tmpfs.as_fd(), "mode", "0700")?;
+        fsconfig_create(tmpfs.as_fd())?;
+        let root = fsmount(tmpfs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        move_mount(root.as_fd(), "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        Ok(root)
+    };
+    mount().context(ErrorKind::Mount, || "cannot mount a tmpfs for the file daemon".to_owned())
+}
+
+fn attach(root: &OwnedFd, entry: &str, source: &Path, clone: &Clone) -> Result<()> {
+    let attach = || -> rustix::io::Result<()> {
+        if clone.directory {
+            mkdirat(root, entry, Mode::RWXU)?;
+        } else {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(root, entry, flags, Mode::RUSR | Mode::WUSR)?;
+        }
+        move_mount(clone.mount.as_fd(), "", root.as_fd(), entry, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    };
+    attach().context(ErrorKind::Mount, || format!("cannot mount {} as share {entry}", source.display()))
+}
+
+/// Binds what is at `path` of a share onto itself, with attributes of its own. What does not exist is left out.
+fn bind_onto_itself(root: &OwnedFd, entry: &str, path: &Path, attributes: u64) -> Result<()> {
+    let failed = || format!("cannot protect {} of share {entry}", path.display());
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let share = openat2(root, entry, flags, Mode::empty(), beneath).context(ErrorKind::Mount, failed)?;
+    let place = match openat2(&share, path, flags, Mode::empty(), beneath) {
+        Ok(place) => place,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        Err(Errno::LOOP) => {
+            return Err(Error::new(
+                ErrorKind::ProtectedLink,
+                format!("cannot protect {}: there is a symbolic link in it", path.display()),
+            )
+            .hint("put the file or directory itself there, or ask for it to be writable"));
+        }
+        Err(errno) => return Err(Error::new(ErrorKind::Mount, failed()).source(io::Error::from(errno))),
+    };
+    let bind = || -> io::Result<()> {
+        let clone = clone_mount(&place, Path::new(""))?;
+        restrict_mount(&clone, attributes, true)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        Ok(move_mount(clone.as_fd(), "", place.as_fd(), "", flags)?)
+    };
+    bind().context(ErrorKind::Mount, failed)
+}
+
+/// Changes the root and lets go of the old one, so that no path leads back.
+fn enter(root: &OwnedFd) -> rustix::io::Result<()> {
+    fchdir(root)?;
+    // With the same directory in both places, the old root ends up mounted over the new one, where the working
+    // directory still is.
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
+}

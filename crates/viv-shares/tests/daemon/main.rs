@@ -1,0 +1,62 @@
+//! The daemon as a hostile guest meets it: the real process, in its real namespaces, with requests made by hand.
+//!
+//! Each test runs the daemon as the current user and, if that is root, as an ordinary user as well.
+
+mod cases;
+mod guest;
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+fn main() -> ExitCode {
+    if let Ok(spec) = std::env::var(guest::SPEC_VARIABLE) {
+        return daemon(&spec);
+    }
+    if let Ok(spec) = std::env::var(cases::OWNER_VARIABLE) {
+        return cases::owner(&spec);
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    // What the harness of Rust and nextest agree on.
+    if has("--list") {
+        if !has("--ignored") {
+            cases::ALL.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return ExitCode::SUCCESS;
+    }
+    if !cases::namespaces_work() {
+        assert!(std::env::var("CI").is_err(), "user namespaces are needed, and denied here");
+        eprintln!("SKIPPED: user namespaces are denied here");
+        return ExitCode::SUCCESS;
+    }
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    for (name, test) in cases::ALL {
+        let runs =
+            wanted.is_none_or(|wanted| if has("--exact") { wanted == name } else { name.contains(wanted.as_str()) });
+        if runs {
+            eprintln!("test {name}");
+            test();
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The daemon's process: listens on its standard input, is ready on its standard output.
+fn daemon(spec: &str) -> ExitCode {
+    if let Ok(limit) = std::env::var(guest::OPEN_FILES_VARIABLE) {
+        let limit = limit.parse().ok();
+        setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    }
+    let listener = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let ready = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+    let spec = serde_json::from_str(spec).unwrap();
+    match viv_shares::serve(&spec, listener, ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! From the command line to an exit code.
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind as ClapKind;
+use viv_error::Report;
+
+use crate::cli::{Cli, Command, TargetArguments};
+use crate::commands::manage::Ending;
+use crate::commands::{doctor, exec, manage, print, run};
+use crate::doctor::probe;
+use crate::error::Failure;
+use crate::exit_code;
+use crate::output::Printer;
+use crate::terminal::raw;
+
+/// Runs `viv`.
+pub fn main() -> ExitCode {
+    // What viv runs itself as comes first, and is not part of the command line of users.
+    match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+        Some("internal-monitor") => return viv_sandbox::monitor_main(),
+        Some("internal-file-daemon") => return viv_sandbox::file_daemon_main(),
+        Some(probe::NAMESPACE_PROBE) => return namespace_probe(),
+        Some("internal-reference") => {
+            return print::reference().unwrap_or_else(|failure| failure.code).into();
+        }
+        _ => {}
+    }
+    give_terminal_back_on_panic();
+    let code = match Cli::try_parse() {
+        Ok(cli) => dispatch(&cli),
+        Err(error) => refuse(&error),
+    };
+    // Not a return from main: a thread that still waits for stdin must not be waited for.
+    std::process::exit(code.into())
+}
+
+fn dispatch(cli: &Cli) -> u8 {
+    let json = match &cli.command {
+        Command::Run(arguments) => arguments.json,
+        Command::Ps(arguments) => arguments.json,
+        Command::Doctor(arguments) => arguments.json,
+        _ => false,
+    };
+    let printer = Printer::new(cli.verbosity, json);
+    let result = match &cli.command {
+        Command::Run(arguments) => run::run(arguments, &printer),
+        Command::Exec(arguments) => exec::exec(arguments, &printer),
+        Command::Ps(arguments) => manage::ps(arguments),
+        Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),
+        Command::Kill(arguments) => manage::end(&arguments.sandboxes, arguments.all, Ending::Kill, &printer),
+        Command::Doctor(arguments) => doctor::doctor(arguments, &printer),
+        Command::Completions(arguments) => print::completions(arguments),
+        Command::Man(arguments) => print::man(arguments),
+    };
+    result.unwrap_or_else(|failure| {
+        printer.failure(&failure);
+        failure.code
+    })
+}
+
+/// What cannot be parsed, or asks for help.
+fn refuse(error: &clap::Error) -> u8 {
+    if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) {
+        // A reader that went away is no error.
+        let _ = error.print();
+        return 0;
+    }
+    // The command line could not be read, so whether it asks for JSON is a guess, and a safe one:
+    // what stands before `--` is ours.
+    let json = std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    if json {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let report =
+            Report { kind: "usage".to_owned(), message, causes: Vec::new(), hints: vec!["viv --help".to_owned()] };
+        let failure = Failure { report: Some(report), code: exit_code::VIV_FAILED };
+        Printer::new(crate::cli::Verbosity::default(), true).failure(&failure);
+    } else {
+        let _ = error.print();
+    }
+    // 2, which is clap's own, would look like the program's.
+    exit_code::VIV_FAILED
+}
+
+fn namespace_probe() -> ExitCode {
+    match probe::namespace_probe() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A bug must not leave a raw terminal behind, nor a client that waits for a dead thread; without
+/// its client, the monitor ends the sandbox.
+fn give_terminal_back_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        raw::restore();
+        report(panic);
+        eprintln!("This is a bug in viv. The sandbox is ended.");
+        std::process::exit(exit_code::VIV_FAILED.into());
+    }));
+}

@@ -1,0 +1,236 @@
+//! The command line: what can be typed, and nothing about what it does.
+
+mod run;
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::settings::definitions;
+use crate::settings::values::{self, EnvironmentRequest};
+
+pub use run::RunArguments;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nguest sha256 ", env!("VIV_GUEST_SHA256"));
+
+/// A computer of its own for a coding agent: runs any command in a microVM on this project.
+#[derive(Debug, Parser)]
+#[command(
+    name = "viv",
+    version,
+    long_version = LONG_VERSION,
+    styles = STYLES,
+    max_term_width = 100,
+    propagate_version = false,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  viv run                        a shell in a fresh sandbox, in this directory
+  viv run -- make test           one command; its exit code is viv's
+  viv doctor                     is this machine ready?",
+    after_long_help = "\
+Examples:
+  viv run                        a shell in a fresh sandbox, in this directory
+  viv run -- make test           one command; its exit code is viv's
+  viv doctor                     is this machine ready?
+
+Settings come from the command line, then viv.toml in the workspace, then
+~/.config/viv/config.toml, then defaults."
+)]
+pub struct Cli {
+    /// How much is said.
+    #[command(flatten)]
+    pub verbosity: Verbosity,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Verbosity {
+    /// Say what is being done and how long it took
+    #[arg(short, long, global = true, conflicts_with = "quiet", display_order = 900)]
+    pub verbose: bool,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, display_order = 901)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command, or a shell, in a fresh sandbox on this directory
+    Run(Box<RunArguments>),
+    /// Run a command, or a shell, in a running sandbox
+    Exec(ExecArguments),
+    /// List running sandboxes
+    Ps(PsArguments),
+    /// Stop sandboxes: their shares are flushed, then they are powered off
+    Stop(TargetArguments),
+    /// Kill sandboxes at once
+    Kill(KillArguments),
+    /// Check whether this machine is ready, and say what to do about it
+    Doctor(DoctorArguments),
+    /// Print the completion script of a shell
+    Completions(CompletionsArguments),
+    /// Print the manual page, or write all of them into a directory
+    Man(ManArguments),
+}
+
+/// `viv exec`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv exec 3f2a -- ps aux        a sandbox is named by its id, a unique beginning of it, or its name
+  viv exec review                a shell in the sandbox named review
+  viv exec --root review -- apt-get install -y tree")]
+pub struct ExecArguments {
+    /// Id, unique beginning of an id, or name of the sandbox
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// Program and arguments; a login shell without them
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment)]
+    pub env: Vec<EnvironmentRequest>,
+    /// Directory inside to start in, absolute or relative to the workspace
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User inside to run as [default: agent]
+    #[arg(short, long, value_name = "NAME", value_parser = values::parse_user)]
+    pub user: Option<String>,
+    /// Run as root inside
+    #[arg(long, conflicts_with = "user")]
+    pub root: bool,
+    #[arg(long, value_name = "DURATION", help = definitions::TIMEOUT.help_of_flag(), value_parser = values::parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+}
+
+/// `viv ps`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv ps
+  viv ps --json | jq -r '.[].id'")]
+pub struct PsArguments {
+    /// Print an array of JSON objects
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which sandboxes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv stop review
+  viv stop --all")]
+pub struct TargetArguments {
+    /// Ids, unique beginnings of ids, or names
+    #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
+    pub sandboxes: Vec<String>,
+    /// Every running sandbox of yours
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `viv kill`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv kill 3f2a                  at once; what the sandbox had not yet written is lost
+  viv kill --all")]
+pub struct KillArguments {
+    /// Ids, unique beginnings of ids, or names
+    #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
+    pub sandboxes: Vec<String>,
+    /// Every running sandbox of yours
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `viv doctor`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv doctor                     what is missing, and the command that mends it
+  viv doctor --fix               run those commands, each shown first
+  viv doctor --json | jq '.checks[] | select(.status == \"fail\")'
+
+Exit code: 0 if nothing fails, else 1.")]
+pub struct DoctorArguments {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Mend what can be mended; uses sudo where root is needed and sudo asks nothing
+    #[arg(long)]
+    pub fix: bool,
+}
+
+/// `viv completions`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv completions bash > ~/.local/share/bash-completion/completions/viv
+  viv completions zsh > ~/.zfunc/_viv
+  viv completions fish > ~/.config/fish/completions/viv.fish")]
+pub struct CompletionsArguments {
+    /// Whose script
+    pub shell: Shell,
+}
+
+/// `viv man`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv man | man -l -             read it
+  viv man ~/.local/share/man/man1")]
+pub struct ManArguments {
+    /// Write viv.1, viv-run.1 and so on here
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn run(arguments: &[&str]) -> Result<RunArguments, clap::Error> {
+        let all = ["viv", "run"].iter().chain(arguments);
+        match Cli::try_parse_from(all)?.command {
+            Command::Run(arguments) => Ok(*arguments),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_flags() {
+        let arguments = run(&["--cpus", "4", "cargo", "test", "--cpus", "1", "-v", "--", "x"]).unwrap();
+        assert_eq!(arguments.command, ["cargo", "test", "--cpus", "1", "-v", "--", "x"]);
+        assert_eq!(arguments.cpus, Some(4));
+        assert_eq!(run(&["--", "--help"]).unwrap().command, ["--help"]);
+        assert!(run(&[]).unwrap().command.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_flag_is_not_taken_for_the_command() {
+        assert_eq!(run(&["--memmory", "4G"]).unwrap_err().kind(), clap::error::ErrorKind::UnknownArgument);
+    }
+}

@@ -1,0 +1,125 @@
+//! `viv run` as it is typed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use viv_sandbox::{AccelChoice, VmmChoice};
+
+use crate::settings::definitions as d;
+use crate::settings::layer::Found;
+use crate::settings::values::{self, EnvironmentRequest, MountText, Size};
+use crate::settings::{EnvironmentValue, Layer, MountRequest, Origin};
+
+/// `viv run`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  viv run                                    a login shell in this directory
+  viv run -- make test                       one command
+  viv run --memory 8G --cpus 4 -- npm test   more machine
+  viv run --mount ~/data:/data:ro -- ls /data
+  viv run --env API_URL=http://x --env LANG -- env
+  viv run --timeout 5m --json -- ./script    for programs: events and the result as JSON on stderr
+  viv run --dry-run                          what would be run, without running it
+
+Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
+path and as /workspace; the rest of the machine is thrown away afterwards. There is no network yet.
+
+Exit code: the command's; 124 timed out, 125 viv failed, 126 not executable, 127 not found.")]
+pub struct RunArguments {
+    /// Program and arguments; a login shell without them
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+
+    #[arg(long, value_name = "NUMBER", help = d::CPUS.help_of_flag(), value_parser = values::parse_cpus, help_heading = "Machine")]
+    pub cpus: Option<u32>,
+    #[arg(long, value_name = "SIZE", help = d::MEMORY.help_of_flag(), help_heading = "Machine")]
+    pub memory: Option<Size>,
+    #[arg(long, value_name = "SIZE", help = d::DISK.help_of_flag(), help_heading = "Machine")]
+    pub disk: Option<Size>,
+    #[arg(long, value_name = "VMM", help = d::VMM.help_of_flag(), value_parser = values::parse_vmm, help_heading = "Machine")]
+    pub vmm: Option<VmmChoice>,
+    #[arg(long, value_name = "auto|kvm|tcg", help = d::ACCEL.help_of_flag(), value_parser = values::parse_accel, help_heading = "Machine")]
+    pub accel: Option<AccelChoice>,
+    #[arg(long, value_name = "FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
+    pub kernel: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
+    pub image: Option<PathBuf>,
+
+    /// Directory to share, read-write and under its own path [default: the current directory]
+    #[arg(short = 'w', long, value_name = "DIR", help_heading = "Shares")]
+    pub workspace: Option<PathBuf>,
+    #[arg(long = "mount", value_name = "SOURCE[:DEST][:ro]", help = d::MOUNTS.help_of_flag(), value_parser = values::parse_mount, help_heading = "Shares")]
+    pub mounts: Vec<MountText>,
+    /// Share even what viv refuses to: /, your home directory, viv's own files
+    #[arg(long, help_heading = "Shares")]
+    pub i_know: bool,
+
+    /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment, help_heading = "Program")]
+    pub env: Vec<EnvironmentRequest>,
+    #[arg(long, value_name = "DIR", help = d::WORKDIR.help_of_flag(), help_heading = "Program")]
+    pub workdir: Option<String>,
+    #[arg(short, long, value_name = "NAME", help = d::USER.help_of_flag(), value_parser = values::parse_user, help_heading = "Program")]
+    pub user: Option<String>,
+    /// Run as root inside; files on shares still belong to you
+    #[arg(long, conflicts_with = "user", help_heading = "Program")]
+    pub root: bool,
+    #[arg(long, value_name = "DURATION", help = d::TIMEOUT.help_of_flag(), value_parser = values::parse_duration, help_heading = "Program")]
+    pub timeout: Option<Duration>,
+
+    #[arg(long, value_name = "NAME", help = d::NAME.help_of_flag(), value_parser = values::parse_name, help_heading = "Sandbox")]
+    pub name: Option<String>,
+    /// Label shown by `viv ps --json`; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::parse_label, help_heading = "Sandbox")]
+    pub labels: Vec<(String, String)>,
+
+    /// Report events, errors and at last the result on stderr, as one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// Print what would be run, and start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl RunArguments {
+    /// The settings among the arguments; relative paths are meant from `directory`.
+    #[must_use]
+    pub fn layer(&self, directory: &Path) -> Layer {
+        fn found<T>(value: T) -> Found<T> {
+            Found { value, origin: Origin::CommandLine }
+        }
+        let user = if self.root { Some("root".to_owned()) } else { self.user.clone() };
+        let environment = |request: &EnvironmentRequest| {
+            let value = match &request.value {
+                Some(value) => EnvironmentValue::Literal(value.clone()),
+                None => EnvironmentValue::FromHost,
+            };
+            (request.name.clone(), found(value))
+        };
+        let mount = |text: &MountText| {
+            found(MountRequest {
+                source: directory.join(&text.source),
+                destination: text.destination.clone(),
+                read_only: text.read_only,
+            })
+        };
+        Layer {
+            cpus: self.cpus.map(found),
+            memory: self.memory.map(found),
+            disk: self.disk.map(found),
+            env: self.env.iter().map(environment).collect(),
+            mounts: self.mounts.iter().map(mount).collect(),
+            workdir: self.workdir.clone().map(found),
+            user: user.map(found),
+            timeout: self.timeout.map(found),
+            vmm: self.vmm.map(found),
+            accel: self.accel.map(found),
+            kernel: self.kernel.as_ref().map(|path| found(directory.join(path))),
+            image: self.image.as_ref().map(|path| found(directory.join(path))),
+            name: self.name.clone().map(found),
+            labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! `viv run`
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use viv_image::{Cache, ImageSource, KernelSource};
+use viv_proto::message::Exec;
+use viv_sandbox::{Artifacts, Event, Paths, Plan, Sandbox, SandboxSpec, StartRequest};
+
+use super::{Limits, block_on, conclude};
+use crate::cli::RunArguments;
+use crate::environment::HostEnvironment;
+use crate::error::{self, Error, ErrorKind, Failure};
+use crate::guest_binary;
+use crate::output::clean::clean;
+use crate::output::{JsonEvent, Printer, ProgressReporter, Timings, milliseconds, print, print_json};
+use crate::resolve::{self, Request, Resolved};
+use crate::settings::file::{self, PROJECT_FILE, Trust};
+use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
+use crate::{exit_code, render};
+
+/// Runs a program in a fresh sandbox and returns its exit code.
+///
+/// # Errors
+/// Whatever keeps the program from running to its end.
+pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
+    let began = Instant::now();
+    let host = HostEnvironment::probe()?;
+    let paths = Paths::from_environment()?;
+    let resolved = resolve_arguments(arguments, &host, &paths)?;
+    viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
+    if arguments.dry_run {
+        return dry_run(&resolved, &paths, arguments.json);
+    }
+    for warning in &resolved.warnings {
+        printer.warning(warning, None);
+    }
+    // Planned before anything is built: nobody wants to wait for an image only to learn that
+    // there is no QEMU, or no such machine.
+    let facts = viv_sandbox::probe_host(&paths)?;
+    let provisional = viv_sandbox::plan(&resolved.sandbox, &artifacts_to_be(&resolved.sandbox), &facts)?;
+    for warning in &provisional.warnings {
+        printer.warning(&warning.message, warning.hint.as_deref());
+    }
+    let artifacts = prepare(&resolved.sandbox, &paths, printer)?;
+    let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
+    let timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
+    printer.timing("kernel and image are there", began.elapsed());
+    let run = Run {
+        start: StartRequest {
+            plan,
+            paths,
+            executable: std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?,
+            timezone: host.timezone(),
+        },
+        exec: resolved.exec,
+        timeout: resolved.timeout,
+        began,
+        timings,
+    };
+    block_on(run_sandbox(run, printer))?
+}
+
+/// What is started, and what is run in it.
+struct Run {
+    start: StartRequest,
+    exec: Exec,
+    timeout: Option<Duration>,
+    began: Instant,
+    timings: Timings,
+}
+
+/// Where artifacts will be is decided when they are made; their names say enough for a plan.
+fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
+    Artifacts {
+        kernel: spec.kernel.clone().unwrap_or_else(|| PathBuf::from("KERNEL")),
+        initramfs: PathBuf::from("INITRAMFS"),
+        root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
+        scratch: PathBuf::from("SCRATCH"),
+    }
+}
+
+/// The run's settings from all places, resolved.
+fn resolve_arguments(arguments: &RunArguments, host: &HostEnvironment, paths: &Paths) -> Result<Resolved, Failure> {
+    let asked = arguments.workspace.as_deref().unwrap_or(Path::new("."));
+    let workspace = host.directory.join(asked).canonicalize().map_err(|error| {
+        Error::new(ErrorKind::NotFound, format!("the workspace {} cannot be opened", clean(&asked.to_string_lossy())))
+            .source(error)
+    })?;
+    if !workspace.is_dir() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the workspace {} is not a directory", clean(&asked.to_string_lossy())),
+        )
+        .hint("share a single file with --mount")
+        .into());
+    }
+    let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
+    let project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
+    let settings = arguments.layer(&host.directory).over(project_file).over(user_file);
+    let terminal = terminal::wanted().then(terminal::size);
+    let request =
+        Request { id: viv_sandbox::new_id(), settings, workspace, command: arguments.command.clone(), terminal };
+    Ok(resolve::resolve(request, host, &|path| path.canonicalize())?)
+}
+
+/// What `--dry-run` shows.
+#[derive(Serialize)]
+struct DryRun<'a> {
+    #[serde(flatten)]
+    resolved: &'a Resolved,
+    /// The machine, or why it cannot be planned on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Plan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine_error: Option<viv_error::Report>,
+    /// What a run would have to build first.
+    to_build: Vec<&'static str>,
+}
+
+fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
+    let built = Cache::open(&paths.cache).ok().map(|cache| viv_image::is_built(&cache));
+    let mut to_build = Vec::new();
+    if resolved.sandbox.kernel.is_none() && !built.as_ref().is_some_and(|built| built.kernel) {
+        to_build.push("kernel");
+    }
+    if resolved.sandbox.image.is_none() && !built.as_ref().is_some_and(|built| built.root) {
+        to_build.push("root image");
+    }
+    let plan = viv_sandbox::probe_host(paths)
+        .and_then(|facts| viv_sandbox::plan(&resolved.sandbox, &artifacts_to_be(&resolved.sandbox), &facts));
+    let (machine, machine_error) = match plan {
+        Ok(plan) => (Some(plan), None),
+        Err(error) => (None, Some(viv_error::Report::from(&error))),
+    };
+    let shown = DryRun { resolved, machine, machine_error, to_build };
+    if json {
+        print_json(&shown)?;
+    } else {
+        print(&render::dry_run(resolved, shown.machine.as_ref(), shown.machine_error.as_ref(), &shown.to_build))?;
+    }
+    Ok(0)
+}
+
+/// Makes sure of kernel, initramfs, root image and an empty disk.
+fn prepare(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
+    let cache = Cache::open(&paths.cache)?;
+    let progress = ProgressReporter::new(printer);
+    let kernel_source = spec.kernel.clone().map_or(KernelSource::Default, KernelSource::File);
+    let image_source = spec.image.clone().map_or(ImageSource::Default, ImageSource::File);
+    let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
+    let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
+    let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
+    let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
+    Ok(Artifacts { kernel: kernel.vmlinux, initramfs, root: root.path, scratch })
+}
+
+/// Starts the sandbox, runs the program, stops the sandbox.
+async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
+    let Run { start, mut exec, timeout, began, mut timings } = run;
+    let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
+    let at_terminal = exec.terminal.is_some();
+    if at_terminal {
+        signals.listen_to_terminal().map_err(error::io("cannot listen to signals"))?;
+        // A size that changes from here on is told to the program as it runs.
+        exec.terminal = Some(terminal::size());
+    }
+    let spec = &start.plan.spec;
+    let id = spec.id.clone();
+    let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
+    let paths = start.paths.clone();
+
+    let start_began = Instant::now();
+    let mut sandbox = tokio::select! {
+        started = viv_sandbox::start(start, |event| on_event(event, &id, start_began, printer)) => started?,
+        // Dropping a start that is under way ends all of it.
+        number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+    };
+    timings.start_ms = milliseconds(start_began.elapsed());
+    printer.timing("the sandbox is up", start_began.elapsed());
+
+    let program_began = Instant::now();
+    let options = SessionOptions { terminal: at_terminal, timeout };
+    let outcome = run_program(&mut sandbox, &exec, options, &mut signals, printer).await;
+    timings.program_ms = milliseconds(program_began.elapsed());
+
+    let stop_began = Instant::now();
+    let mut stopped = stop(sandbox, &mut signals).await;
+    if matches!(outcome, Ok((End::Lost(_) | End::Disconnected(_), _))) {
+        // There was little left to stop, and why is the error to show. What a killed monitor
+        // left behind is removed by a look at it.
+        let _ = viv_sandbox::list(&paths);
+        stopped = Ok(());
+    }
+    timings.stop_ms = milliseconds(stop_began.elapsed());
+    timings.total_ms = milliseconds(began.elapsed());
+    printer.timing("the sandbox is gone", stop_began.elapsed());
+
+    let (end, first_output) = outcome?;
+    timings.first_output_ms = first_output;
+    let code = conclude(&end, printer, limits)?;
+    if let Err(failure) = stopped {
+        if failure.report.is_none() {
+            return Err(failure);
+        }
+        // The program's own exit code stands; what may be missing on disk has to be said.
+        printer.failure(&failure);
+        if code == 0 {
+            return Err(Failure::quiet(exit_code::VIV_FAILED));
+        }
+    }
+    let signal = if let End::Exited(report) = &end { report.signal } else { None };
+    let timed_out = matches!(end, End::TimedOut);
+    printer.event(&JsonEvent::Result { id: &id, exit_code: code, signal, timed_out, timings });
+    Ok(code)
+}
+
+fn on_event(event: &Event, id: &str, began: Instant, printer: &Printer) {
+    match event {
+        Event::Booting => printer.event(&JsonEvent::Booting { id }),
+        Event::Ready { guest_uptime_ms } => {
+            let milliseconds = milliseconds(began.elapsed());
+            printer.event(&JsonEvent::Ready { id, milliseconds, guest_uptime_ms: *guest_uptime_ms });
+        }
+        _ => {}
+    }
+}
+
+/// Runs the program to the session's end. Returns that and when its first output came.
+async fn run_program(
+    sandbox: &mut Sandbox,
+    exec: &Exec,
+    options: SessionOptions,
+    signals: &mut Signals,
+    printer: &Printer,
+) -> Result<(End<Failure>, Option<u64>), Failure> {
+    let started = tokio::select! {
+        started = sandbox.exec(exec) => started.map_err(failure_of_exec)?,
+        number = ending_signal(signals) => return Ok((End::Signalled(number), None)),
+    };
+    let streams = Streams {
+        stdin: Box::new(Descriptor::stdin()),
+        stdout: Box::new(Descriptor::stdout()),
+        stderr: Box::new(Descriptor::stderr()),
+    };
+    let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
+    let (mut end, summary) = session.run(started.reader, signals, async { Failure::from(sandbox.ended().await) }).await;
+    printer.note_unfinished_line(summary.stderr_unfinished);
+    if let End::Disconnected(_) = end {
+        // The link goes first; the monitor knows why.
+        if let Ok(cause) = tokio::time::timeout(Duration::from_secs(3), sandbox.ended()).await {
+            end = End::Lost(cause.into());
+        }
+    }
+    Ok((end, summary.first_output.map(milliseconds)))
+}
+
+/// Stops the sandbox. Who is in a hurry interrupts; the monitor then ends without us.
+async fn stop(sandbox: Sandbox, signals: &mut Signals) -> Result<(), Failure> {
+    tokio::select! {
+        stopped = sandbox.stop() => Ok(stopped?),
+        number = ending_signal(signals) => Err(Failure::quiet(exit_code::of_signal(number))),
+    }
+}
+
+/// The next signal that ends a run which has no program to hand it to.
+pub async fn ending_signal(signals: &mut Signals) -> i32 {
+    loop {
+        let number = signals.next().await;
+        if matches!(number, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+            return number;
+        }
+    }
+}
+
+/// A program that could not be started has an exit code of its own.
+#[must_use]
+pub fn failure_of_exec(error: viv_sandbox::Error) -> Failure {
+    let code = match error.kind() {
+        viv_sandbox::ErrorKind::ProgramNotFound => exit_code::NOT_FOUND,
+        viv_sandbox::ErrorKind::ProgramNotExecutable => exit_code::NOT_EXECUTABLE,
+        _ => exit_code::VIV_FAILED,
+    };
+    Failure::from(error).with_code(code)
+}

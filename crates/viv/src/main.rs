@@ -1,0 +1,21 @@
+//! `viv`: a computer of its own for a coding agent.
+
+mod app;
+mod cli;
+mod commands;
+mod doctor;
+mod environment;
+mod error;
+mod exit_code;
+mod guest_binary;
+mod output;
+mod reference;
+mod render;
+mod resolve;
+mod settings;
+mod sys;
+mod terminal;
+
+fn main() -> std::process::ExitCode {
+    app::main()
+}

@@ -1,0 +1,342 @@
+//! What `viv` itself says: to people as text on stderr, to programs as one JSON object per line.
+
+pub mod clean;
+mod progress;
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use owo_colors::{OwoColorize, Style};
+use serde::Serialize;
+use viv_error::Report;
+
+use crate::cli::Verbosity;
+use crate::error::Failure;
+use clean::{clean, clean_lines};
+
+pub use progress::ProgressReporter;
+
+/// How and how much is said.
+#[derive(Debug)]
+pub struct Printer {
+    /// One JSON object per line instead of text.
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    /// The program's last byte on stderr was no line break.
+    mid_line: AtomicBool,
+}
+
+/// One event of `viv run --json`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum JsonEvent<'a> {
+    /// A kernel or an image is being built.
+    Preparing {
+        /// What is being done.
+        message: &'a str,
+    },
+    /// The virtual machine was started.
+    Booting {
+        /// The sandbox.
+        id: &'a str,
+    },
+    /// The sandbox takes commands.
+    Ready {
+        /// The sandbox.
+        id: &'a str,
+        /// Since its start, by the host's clock.
+        milliseconds: u64,
+        /// Since its kernel's start, by the guest's clock.
+        guest_uptime_ms: u64,
+    },
+    /// Something is less than it could be.
+    Warning {
+        /// What.
+        message: &'a str,
+        /// What would mend it.
+        hint: Option<&'a str>,
+    },
+    /// The command failed.
+    Error {
+        /// Why.
+        error: &'a Report,
+        /// The exit code of `viv`.
+        exit_code: u8,
+    },
+    /// The program ended: the last line.
+    Result {
+        /// The sandbox.
+        id: &'a str,
+        /// The exit code of `viv`.
+        exit_code: u8,
+        /// The signal that ended the program.
+        signal: Option<i32>,
+        /// Whether `--timeout` ended it.
+        timed_out: bool,
+        /// Where the time went.
+        timings: Timings,
+    },
+}
+
+/// Where the time of a run went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Timings {
+    /// Making sure of kernel and images.
+    pub prepare_ms: u64,
+    /// From there to a sandbox that takes commands.
+    pub start_ms: u64,
+    /// From the command's start to its first byte of output.
+    pub first_output_ms: Option<u64>,
+    /// The program itself.
+    pub program_ms: u64,
+    /// Flushing shares, powering off, cleaning up.
+    pub stop_ms: u64,
+    /// All of it.
+    pub total_ms: u64,
+}
+
+impl Printer {
+    /// A printer for the user's wishes.
+    #[must_use]
+    pub fn new(verbosity: Verbosity, json: bool) -> Self {
+        Self { json, quiet: verbosity.quiet, verbose: verbosity.verbose, mid_line: AtomicBool::new(false) }
+    }
+
+    /// Whether events are wanted as JSON.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether progress is to be drawn.
+    #[must_use]
+    pub fn draws_progress(&self) -> bool {
+        !self.json && !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// The program has left stderr in the middle of a line.
+    pub fn note_unfinished_line(&self, unfinished: bool) {
+        self.mid_line.store(unfinished, Ordering::Relaxed);
+    }
+
+    /// Something is less than it could be.
+    pub fn warning(&self, message: &str, hint: Option<&str>) {
+        if self.json {
+            self.event(&JsonEvent::Warning { message, hint });
+        } else if !self.quiet {
+            let mut text = format!("{} {}", "warning:".style(Style::new().yellow().bold()), clean_lines(message));
+            if let Some(hint) = hint {
+                text.push_str(&hint_line(hint));
+            }
+            self.line(&text);
+        }
+    }
+
+    /// Something worth knowing that is no warning.
+    pub fn note(&self, message: &str) {
+        if !self.json && !self.quiet {
+            self.line(&clean_lines(message));
+        }
+    }
+
+    /// Something only `--verbose` wants to know.
+    pub fn detail(&self, message: &str) {
+        if self.verbose && !self.json {
+            self.line(&format!("{}", clean_lines(message).dimmed()));
+        }
+    }
+
+    /// A step of how long it took, for `--verbose`.
+    pub fn timing(&self, what: &str, took: Duration) {
+        if self.verbose {
+            self.detail(&format!("{what}: {}", human_duration(took)));
+        }
+    }
+
+    /// An event, for `--json` alone.
+    pub fn event(&self, event: &JsonEvent) {
+        if self.json {
+            match serde_json::to_string(event) {
+                Ok(line) => self.line(&line),
+                Err(error) => self.line(&error.to_string()),
+            }
+        }
+    }
+
+    /// Why the command failed.
+    pub fn failure(&self, failure: &Failure) {
+        let Some(report) = &failure.report else { return };
+        if self.json {
+            self.event(&JsonEvent::Error { error: report, exit_code: failure.code });
+        } else {
+            self.line(&render_report(report));
+        }
+    }
+
+    fn line(&self, text: &str) {
+        let begin = if self.mid_line.swap(false, Ordering::Relaxed) { "\n" } else { "" };
+        // In one piece, so that others' lines do not come between. Nobody is left to tell if stderr
+        // is closed.
+        let _ = anstream::stderr().lock().write_all(format!("{begin}{text}\n").as_bytes());
+    }
+}
+
+/// `error:`, what it was caused by, and hints.
+#[must_use]
+pub fn render_report(report: &Report) -> String {
+    let mut text = format!("{} {}", "error:".style(Style::new().red().bold()), clean_lines(&report.message));
+    for cause in &report.causes {
+        text.push_str(&format!("\n  {} {}", "caused by:".dimmed(), clean_lines(cause).replace('\n', "\n    ")));
+    }
+    for hint in &report.hints {
+        text.push_str(&hint_line(hint));
+    }
+    text
+}
+
+fn hint_line(hint: &str) -> String {
+    format!("\n  {} {}", "hint:".style(Style::new().cyan()), clean_lines(hint).replace('\n', "\n    "))
+}
+
+/// A length of time, such as `350 ms`, `1.2 s`, `3 min 5 s`.
+#[must_use]
+pub fn human_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    match milliseconds {
+        0..1000 => format!("{milliseconds} ms"),
+        1000..60_000 => format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
+        _ => {
+            let seconds = duration.as_secs();
+            match seconds {
+                0..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+                3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+                _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+            }
+        }
+    }
+}
+
+/// Whole milliseconds.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes to stdout. A reader that went away is an end like `head`'s, not an error.
+///
+/// # Errors
+/// The quiet failure of a broken pipe, or what else stdout refuses.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::quiet(crate::exit_code::BROKEN_PIPE))
+        }
+        Err(error) => Err(crate::error::io("cannot write standard output")(error).into()),
+    }
+}
+
+/// Writes a value to stdout as JSON.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| crate::error::io("cannot write the result as JSON")(error.into()))?;
+    print(&format!("{text}\n"))
+}
+
+/// The name a variant without content has in JSON, which is also its name for people.
+#[must_use]
+pub fn name_of(variant: &impl Serialize) -> String {
+    match serde_json::to_value(variant) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(other) => other.to_string(),
+        Err(_) => "?".to_owned(),
+    }
+}
+
+/// Arguments as one would type them.
+#[must_use]
+pub fn shell_words(arguments: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let words: Vec<String> = arguments
+        .iter()
+        .map(|argument| {
+            if !argument.is_empty() && argument.chars().all(plain) {
+                argument.clone()
+            } else {
+                format!("'{}'", argument.replace('\'', "'\\''"))
+            }
+        })
+        .collect();
+    words.join(" ")
+}
+
+/// Rows under headings, each column as wide as its widest cell. The last is not padded.
+#[must_use]
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let widths: Vec<usize> = headings
+        .iter()
+        .enumerate()
+        .map(|(column, heading)| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0).max(width(heading))
+        })
+        .collect();
+    let mut text = String::new();
+    let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    for row in std::iter::once(&headings).chain(rows) {
+        let mut line = String::new();
+        for (cell, room) in row.iter().zip(&widths) {
+            line.push_str(&clean(cell));
+            line.extend(std::iter::repeat_n(' ', room + 2 - width(cell).min(*room)));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_for_people() {
+        let read = |milliseconds| human_duration(Duration::from_millis(milliseconds));
+        assert_eq!(
+            [350, 1250, 185_000, 7_380_000, 200_000_000].map(read),
+            ["350 ms", "1.2 s", "3 min 5 s", "2 h 3 min", "2 d 7 h"]
+        );
+    }
+
+    #[test]
+    fn reports_are_shown_whole_and_clean() {
+        let report = Report {
+            kind: "x".into(),
+            message: "the guest said \x1b[2J".into(),
+            causes: vec!["one\ntwo".into(), "three".into()],
+            hints: vec!["viv doctor --fix".into()],
+        };
+        assert_eq!(
+            anstream::adapter::strip_str(&render_report(&report)).to_string(),
+            "error: the guest said \\u{1b}[2J\n  caused by: one\n    two\n  caused by: three\n  hint: viv doctor --fix"
+        );
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [vec!["a".to_owned(), "long cell".to_owned()], vec!["bcd".to_owned(), "x\x1b".to_owned()]];
+        assert_eq!(table(&["ID", "NAME"], &rows), "ID   NAME\na    long cell\nbcd  x\\u{1b}\n");
+    }
+
+    #[test]
+    fn words_are_quoted_where_needed() {
+        let words = ["sh", "-c", "echo 'a b'", "", "x=1"].map(str::to_owned);
+        assert_eq!(shell_words(&words), "sh -c 'echo '\\''a b'\\''' '' x=1");
+    }
+}

@@ -1,0 +1,85 @@
+//! `--dry-run` for people.
+
+use std::fmt::Write;
+
+use viv_error::Report;
+use viv_sandbox::Plan;
+
+use crate::output::clean::clean;
+use crate::output::{human_duration, name_of, shell_words};
+use crate::resolve::Resolved;
+use crate::settings::Origin;
+use crate::settings::values::human_bytes;
+
+/// What would be run, and where each setting comes from.
+#[must_use]
+pub fn dry_run(
+    resolved: &Resolved,
+    machine: Option<&Plan>,
+    machine_error: Option<&Report>,
+    to_build: &[&str],
+) -> String {
+    let spec = &resolved.sandbox;
+    let exec = &resolved.exec;
+    let mut text = String::from("sandbox\n");
+    let mut row = |name: &str, key: &str, value: String| {
+        let origin = match resolved.origins.get(key) {
+            None | Some(Origin::Default) => String::new(),
+            Some(origin) => format!("  ({})", origin.describe()),
+        };
+        let _ = writeln!(text, "  {name:<10} {}{origin}", clean(&value));
+    };
+    row("id", "", spec.id.clone());
+    if let Some(name) = &spec.name {
+        row("name", "name", name.clone());
+    }
+    row("cpus", "cpus", spec.cpus.to_string());
+    row("memory", "memory", human_bytes(spec.memory_mib << 20));
+    row("disk", "disk", human_bytes(spec.disk_bytes));
+    row("vmm", "vmm", name_of(&spec.vmm));
+    row("accel", "accel", name_of(&spec.accel));
+    let file = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(|| "default".to_owned(), |path| path.to_string_lossy().into_owned())
+    };
+    row("kernel", "kernel", file(&spec.kernel));
+    row("image", "image", file(&spec.image));
+    row("workspace", "", spec.workspace.to_string_lossy().into_owned());
+    for mount in &spec.mounts {
+        let mode = if mount.read_only { ", read-only" } else { "" };
+        row("mount", "", format!("{} at {}{mode}", mount.source.to_string_lossy(), mount.destination));
+    }
+    for (key, value) in &spec.labels {
+        row("label", "", format!("{key}={value}"));
+    }
+    text.push_str("program\n");
+    let mut row = |name: &str, key: &str, value: String| {
+        let origin = match resolved.origins.get(key) {
+            None | Some(Origin::Default) => String::new(),
+            Some(origin) => format!("  ({})", origin.describe()),
+        };
+        let _ = writeln!(text, "  {name:<10} {}{origin}", clean(&value));
+    };
+    row("command", "", if exec.argv.is_empty() { "login shell".to_owned() } else { shell_words(&exec.argv) });
+    row("directory", "workdir", exec.cwd.clone());
+    row("user", "user", exec.user.clone());
+    for (name, value) in &exec.env {
+        row("env", "", format!("{name}={value}"));
+    }
+    if let Some(timeout) = resolved.timeout {
+        row("timeout", "timeout", human_duration(timeout));
+    }
+    row("terminal", "", if exec.terminal.is_some() { "yes".to_owned() } else { "no".to_owned() });
+    if let Some(plan) = machine {
+        let _ = write!(text, "machine\n{plan}");
+    }
+    if let Some(report) = machine_error {
+        let _ = writeln!(text, "machine\n  cannot be planned here: {}", clean(&report.message));
+    }
+    if !to_build.is_empty() {
+        let _ = writeln!(text, "to build first\n  {}", to_build.join(", "));
+    }
+    for warning in &resolved.warnings {
+        let _ = writeln!(text, "warning: {}", clean(warning));
+    }
+    text
+}

@@ -1,0 +1,276 @@
+//! From settings to what is run: pure, so that `--dry-run` shows exactly what a run would do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use viv_proto::message::{Exec, TerminalSize, User};
+use viv_sandbox::{AccelChoice, Mount, SandboxSpec, VmmChoice};
+
+use crate::environment::{HostEnvironment, is_time_zone};
+use crate::error::{Error, ErrorKind};
+use crate::output::clean::clean;
+use crate::settings::layer::Found;
+use crate::settings::values::{Size, human_bytes};
+use crate::settings::{DEFAULT_DISK, DEFAULT_MEMORY, EnvironmentValue, Layer, MountRequest, Origin, default_cpus};
+
+/// The ordinary user inside.
+pub const AGENT: &str = "agent";
+
+/// Its user and group id where the host user is root, whose own would not be ordinary.
+const AGENT_ID_FOR_ROOT: u32 = 1000;
+
+/// What a run was asked to do, settings aside.
+#[derive(Debug)]
+pub struct Request {
+    /// The sandbox's id.
+    pub id: String,
+    /// Settings of all places.
+    pub settings: Layer,
+    /// The directory to share, canonical.
+    pub workspace: PathBuf,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// The terminal the program gets.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A run with nothing left open.
+#[derive(Debug, Serialize)]
+pub struct Resolved {
+    /// The sandbox.
+    pub sandbox: SandboxSpec,
+    /// The program in it.
+    pub exec: Exec,
+    /// How long the program may take.
+    #[serde(rename = "timeout_ms", serialize_with = "as_milliseconds")]
+    pub timeout: Option<Duration>,
+    /// Where each setting that has a single value was found.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// What is less than was asked for.
+    pub warnings: Vec<String>,
+}
+
+fn as_milliseconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    timeout.map(crate::output::milliseconds).serialize(serializer)
+}
+
+/// Resolves a run. `canonicalize` is the one question to the file system.
+///
+/// # Errors
+/// Paths that cannot be opened, shares that get in each other's way, more memory than there is.
+pub fn resolve(
+    request: Request,
+    host: &HostEnvironment,
+    canonicalize: &dyn Fn(&Path) -> io::Result<PathBuf>,
+) -> Result<Resolved, Error> {
+    let Request { id, settings, workspace, command, terminal } = request;
+    let mut origins = BTreeMap::new();
+    let mut pick = |key: &'static str, origin: Option<Origin>| {
+        origins.insert(key, origin.unwrap_or(Origin::Default));
+    };
+    fn origin<T>(found: Option<&Found<T>>) -> Option<Origin> {
+        found.map(|found| found.origin)
+    }
+    pick("cpus", origin(settings.cpus.as_ref()));
+    pick("memory", origin(settings.memory.as_ref()));
+    pick("disk", origin(settings.disk.as_ref()));
+    pick("vmm", origin(settings.vmm.as_ref()));
+    pick("accel", origin(settings.accel.as_ref()));
+    pick("kernel", origin(settings.kernel.as_ref()));
+    pick("image", origin(settings.image.as_ref()));
+    pick("workdir", origin(settings.workdir.as_ref()));
+    pick("user", origin(settings.user.as_ref()));
+    pick("timeout", origin(settings.timeout.as_ref()));
+    pick("name", origin(settings.name.as_ref()));
+
+    let mut warnings = Vec::new();
+    let cpus = settings.cpus.map_or_else(|| default_cpus(host.cpus), |found| found.value);
+    if cpus > host.cpus {
+        warnings.push(format!("{cpus} CPUs are asked for, but the host has {}: they will share", host.cpus));
+    }
+    let memory = settings.memory.map_or(DEFAULT_MEMORY, |found| found.value);
+    check_memory(memory, host)?;
+    let mounts = resolve_mounts(settings.mounts, &workspace, canonicalize)?;
+    let file = |what: &str, found: Option<Found<PathBuf>>| {
+        found
+            .map(|found| canonicalize(&found.value).map_err(|error| cannot_open(what, &found.value, error)))
+            .transpose()
+    };
+    let workspace_text = text_of("the workspace", &workspace)?;
+    let name = settings.name.map(|found| found.value);
+
+    let sandbox = SandboxSpec {
+        hostname: name.clone().unwrap_or_else(|| format!("viv-{id}")),
+        id,
+        name,
+        labels: settings.labels.into_iter().map(|(key, found)| (key, found.value)).collect(),
+        command: command.clone(),
+        cpus,
+        memory_mib: memory.mebibytes(),
+        disk_bytes: settings.disk.map_or(DEFAULT_DISK, |found| found.value).0,
+        vmm: settings.vmm.map_or(VmmChoice::Qemu, |found| found.value),
+        accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
+        kernel: file("the kernel", settings.kernel)?,
+        image: file("the image", settings.image)?,
+        workspace,
+        mounts,
+        user: agent(host),
+        boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
+    };
+    let exec = Exec {
+        argv: command,
+        env: environment(settings.env, terminal.is_some(), host),
+        cwd: working_directory(settings.workdir.map(|found| found.value), &workspace_text),
+        user: settings.user.map_or_else(|| AGENT.to_owned(), |found| found.value),
+        terminal,
+    };
+    Ok(Resolved { sandbox, exec, timeout: settings.timeout.map(|found| found.value), origins, warnings })
+}
+
+/// The ordinary user inside, who is the host user as far as files are concerned.
+fn agent(host: &HostEnvironment) -> User {
+    let ordinary = |id: u32| if host.uid == 0 || id == 0 { AGENT_ID_FOR_ROOT } else { id };
+    User { name: AGENT.to_owned(), uid: ordinary(host.uid), gid: ordinary(host.gid), home: format!("/home/{AGENT}") }
+}
+
+fn check_memory(memory: Size, host: &HostEnvironment) -> Result<(), Error> {
+    match host.memory {
+        Some(available) if memory.0 > available => Err(Error::new(
+            ErrorKind::Usage,
+            format!("{} of memory are asked for, but this host has {}", human_bytes(memory.0), human_bytes(available)),
+        )
+        .hint(format!("--memory {}", half(available)))),
+        _ => Ok(()),
+    }
+}
+
+/// Half of it, as one would type it.
+fn half(bytes: u64) -> Size {
+    let unit = if bytes >= 4 << 30 { 1 << 30 } else { 1 << 20 };
+    Size((bytes / 2 / unit).max(1) * unit)
+}
+
+fn resolve_mounts(
+    requests: Vec<Found<MountRequest>>,
+    workspace: &Path,
+    canonicalize: &dyn Fn(&Path) -> io::Result<PathBuf>,
+) -> Result<Vec<Mount>, Error> {
+    let mut resolved: BTreeMap<String, Found<Mount>> = BTreeMap::new();
+    for Found { value: request, origin } in requests {
+        let source =
+            canonicalize(&request.source).map_err(|error| cannot_open("the mount's source", &request.source, error))?;
+        let destination = match request.destination {
+            Some(destination) => destination,
+            None => text_of("the mount's source", &source)?,
+        };
+        if Path::new(&destination) == workspace {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("{} is already where the workspace is", clean(&destination)),
+            ));
+        }
+        let mount = Mount { source, destination: destination.clone(), read_only: request.read_only };
+        // A place asked for twice: the command line's wish replaces a file's; twice in one place is a slip.
+        match resolved.insert(destination, Found { value: mount, origin }) {
+            Some(earlier) if earlier.origin == origin => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!("two mounts have the same destination, {}", clean(&earlier.value.destination)),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(resolved.into_values().map(|found| found.value).collect())
+}
+
+fn cannot_open(what: &str, path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{what} {} cannot be opened", clean(&path.to_string_lossy()))).source(error)
+}
+
+fn text_of(what: &str, path: &Path) -> Result<String, Error> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("{what} {} has a name that is not UTF-8", clean(&path.to_string_lossy())))
+    })
+}
+
+/// Where the program starts: relative directories are meant from the workspace.
+#[must_use]
+pub fn working_directory(workdir: Option<String>, workspace: &str) -> String {
+    match workdir {
+        None => workspace.to_owned(),
+        Some(absolute) if absolute.starts_with('/') => absolute,
+        Some(relative) => format!("{}/{relative}", workspace.trim_end_matches('/')),
+    }
+}
+
+/// The program's environment: what a terminal needs, and what was asked for.
+#[must_use]
+pub fn environment(
+    asked: BTreeMap<String, Found<EnvironmentValue>>,
+    at_terminal: bool,
+    host: &HostEnvironment,
+) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::new();
+    let mut hand_over = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            environment.insert(name.to_owned(), value);
+        }
+    };
+    let host_value = |name: &str| host.variables.get(name).filter(|value| !value.is_empty()).cloned();
+    if at_terminal {
+        hand_over("TERM", Some(known_terminal(host.variables.get("TERM").map_or("", String::as_str)).to_owned()));
+        hand_over("COLORTERM", host_value("COLORTERM"));
+    }
+    hand_over("NO_COLOR", host_value("NO_COLOR"));
+    hand_over("TZ", host_value("TZ").filter(|zone| is_time_zone(zone)));
+    for (name, found) in asked {
+        match found.value {
+            EnvironmentValue::Literal(value) => {
+                environment.insert(name, value);
+            }
+            EnvironmentValue::FromHost => {
+                if let Some(value) = host.variables.get(&name) {
+                    environment.insert(name, value.clone());
+                }
+            }
+        }
+    }
+    environment
+}
+
+/// The terminals of Debian's ncurses-base: programs inside know no other.
+const KNOWN_TERMINALS: &[&str] = &[
+    "ansi",
+    "dumb",
+    "linux",
+    "rxvt",
+    "rxvt-basic",
+    "rxvt-unicode",
+    "rxvt-unicode-256color",
+    "screen",
+    "screen-256color",
+    "screen-256color-bce",
+    "screen-bce",
+    "screen.xterm-256color",
+    "tmux",
+    "tmux-256color",
+    "vt100",
+    "vt102",
+    "vt220",
+    "vt52",
+    "xterm",
+    "xterm-256color",
+    "xterm-color",
+    "xterm-mono",
+];
+
+fn known_terminal(terminal: &str) -> &str {
+    if KNOWN_TERMINALS.contains(&terminal) { terminal } else { "xterm-256color" }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The one list of settings: help texts, configuration keys and the reference all come from it.
+
+use super::values::Size;
+
+/// Memory of a sandbox unless asked otherwise.
+pub const DEFAULT_MEMORY: Size = Size(2 << 30);
+
+/// Cap on what a sandbox may write to its own disk unless asked otherwise.
+pub const DEFAULT_DISK: Size = Size(20 << 30);
+
+/// The most virtual CPUs a sandbox may have.
+pub const MAXIMUM_CPUS: u32 = 64;
+
+/// Virtual CPUs of a sandbox unless asked otherwise: more of them make the boot slower.
+#[must_use]
+pub fn default_cpus(host_cpus: u32) -> u32 {
+    host_cpus.clamp(1, 2)
+}
+
+/// What `viv.toml`, which may come from a hostile repository, may do with a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProjectRule {
+    /// It changes the sandbox only.
+    Allowed,
+    /// It names paths of the host: only those beneath the workspace, which the guest sees anyway.
+    BeneathWorkspace,
+    /// It would show the guest something of the host: command line and user configuration only.
+    Refused,
+}
+
+impl ProjectRule {
+    /// For the reference.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Allowed => "yes",
+            Self::BeneathWorkspace => "only paths beneath the workspace",
+            Self::Refused => "no",
+        }
+    }
+}
+
+impl Setting {
+    /// The help of its flag.
+    #[must_use]
+    pub fn help_of_flag(&self) -> String {
+        match self.default {
+            "none" => self.help.to_owned(),
+            default => format!("{} [default: {default}]", self.help),
+        }
+    }
+}
+
+/// One setting of `viv run`.
+#[derive(Debug)]
+pub struct Setting {
+    /// The key in the `[run]` table.
+    pub key: &'static str,
+    /// The flag on the command line.
+    pub flag: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+    /// The default, in words.
+    pub default: &'static str,
+    /// A value as it is written in a configuration file.
+    pub example: &'static str,
+    /// What `viv.toml` may do with it.
+    pub project: ProjectRule,
+}
+
+macro_rules! settings {
+    ($($name:ident = $setting:expr;)*) => {
+        $(#[doc = "The setting of this name."] pub const $name: Setting = $setting;)*
+        /// Every setting that configuration files know, in the order of the reference.
+        pub const ALL: &[&Setting] = &[$(&$name),*];
+    };
+}
+
+settings! {
+    CPUS = Setting {
+        key: "cpus", flag: "--cpus", help: "Virtual CPUs",
+        default: "2, or fewer if the host has fewer", example: "4", project: ProjectRule::Allowed,
+    };
+    MEMORY = Setting {
+        key: "memory", flag: "--memory", help: "Memory, such as 512M or 4G",
+        default: "2G", example: "\"4G\"", project: ProjectRule::Allowed,
+    };
+    DISK = Setting {
+        key: "disk", flag: "--disk", help: "Cap on what the sandbox writes outside its shares, such as 40G; it is thrown away afterwards",
+        default: "20G", example: "\"40G\"", project: ProjectRule::Allowed,
+    };
+    ENV = Setting {
+        key: "env", flag: "--env KEY=VALUE", help: "Environment variables of the program",
+        default: "none", example: "{ RUST_BACKTRACE = \"1\" }", project: ProjectRule::Allowed,
+    };
+    ENV_FROM_HOST = Setting {
+        key: "env-from-host", flag: "--env KEY", help: "Environment variables copied from the host, by name",
+        default: "none", example: "[\"EDITOR\"]", project: ProjectRule::Refused,
+    };
+    MOUNTS = Setting {
+        key: "mounts", flag: "--mount", help: "Further host directories or files to share: SOURCE[:DESTINATION][:ro]",
+        default: "none", example: "[\"~/data:/data:ro\"]", project: ProjectRule::BeneathWorkspace,
+    };
+    WORKDIR = Setting {
+        key: "workdir", flag: "--workdir", help: "Directory inside to start in, absolute or relative to the workspace",
+        default: "the workspace", example: "\"packages/api\"", project: ProjectRule::Allowed,
+    };
+    USER = Setting {
+        key: "user", flag: "--user", help: "User inside to run as",
+        default: "agent", example: "\"root\"", project: ProjectRule::Allowed,
+    };
+    TIMEOUT = Setting {
+        key: "timeout", flag: "--timeout", help: "Kill the program after this long, such as 90s, 5m or 1h30m; the exit code is then 124",
+        default: "none", example: "\"30m\"", project: ProjectRule::Allowed,
+    };
+    VMM = Setting {
+        key: "vmm", flag: "--vmm", help: "Virtual machine monitor: qemu",
+        default: "qemu", example: "\"qemu\"", project: ProjectRule::Allowed,
+    };
+    ACCEL = Setting {
+        key: "accel", flag: "--accel", help: "Acceleration: kvm, tcg (emulation), or auto, which is kvm where it can be opened",
+        default: "auto", example: "\"kvm\"", project: ProjectRule::Allowed,
+    };
+    KERNEL = Setting {
+        key: "kernel", flag: "--kernel", help: "Another kernel: a vmlinux with a PVH entry, or a bzImage",
+        default: "Debian's cloud kernel", example: "\"/srv/vmlinux\"", project: ProjectRule::BeneathWorkspace,
+    };
+    IMAGE = Setting {
+        key: "image", flag: "--image", help: "Another root file system: an EROFS image",
+        default: "Debian trixie with development tools", example: "\"/srv/root.erofs\"", project: ProjectRule::BeneathWorkspace,
+    };
+    NAME = Setting {
+        key: "name", flag: "--name", help: "Name of the sandbox, for `viv ps` and `viv exec`, and its host name",
+        default: "none", example: "\"review\"", project: ProjectRule::Allowed,
+    };
+    LABELS = Setting {
+        key: "labels", flag: "--label", help: "Labels shown by `viv ps --json`",
+        default: "none", example: "{ team = \"core\" }", project: ProjectRule::Allowed,
+    };
+}
+
+/// Options of `viv run` that no configuration file may set.
+pub const COMMAND_LINE_ONLY: &[&str] =
+    &["i-know", "workspace", "root", "json", "quiet", "verbose", "dry-run", "mount", "label"];
+
+/// The setting with this key.
+#[must_use]
+pub fn find(key: &str) -> Option<&'static Setting> {
+    ALL.iter().find(|setting| setting.key == key).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_found() {
+        for setting in ALL {
+            assert_eq!(find(setting.key).map(|found| found.flag), Some(setting.flag));
+        }
+    }
+
+    #[test]
+    fn default_cpus_is_two_where_there_are_two() {
+        assert_eq!([0, 1, 2, 64].map(default_cpus), [1, 1, 2, 2]);
+    }
+}

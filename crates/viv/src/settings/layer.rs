@@ -1,0 +1,122 @@
+//! What one place asks for, and how places are laid over each other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use viv_sandbox::{AccelChoice, VmmChoice};
+
+use super::values::Size;
+
+/// Where a setting was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The user's own configuration file.
+    UserConfig,
+    /// `viv.toml` in the workspace.
+    Project,
+    /// A flag.
+    CommandLine,
+}
+
+impl Origin {
+    /// For people.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::UserConfig => "user configuration",
+            Self::Project => "viv.toml",
+            Self::CommandLine => "command line",
+        }
+    }
+}
+
+/// A variable's value, or the wish to copy it from the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvironmentValue {
+    /// This value.
+    Literal(String),
+    /// The host's value, if it has one.
+    FromHost,
+}
+
+/// A share, its source absolute but not yet looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRequest {
+    /// The host's side.
+    pub source: PathBuf,
+    /// The guest's side; none for the same path as the source.
+    pub destination: Option<String>,
+    /// Whether the guest may write.
+    pub read_only: bool,
+}
+
+/// A value and where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was found.
+    pub origin: Origin,
+}
+
+/// What one place, or several laid over each other, asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// Virtual CPUs.
+    pub cpus: Option<Found<u32>>,
+    /// Memory.
+    pub memory: Option<Found<Size>>,
+    /// Cap of the scratch disk.
+    pub disk: Option<Found<Size>>,
+    /// Environment variables.
+    pub env: BTreeMap<String, Found<EnvironmentValue>>,
+    /// Further shares, the weakest first.
+    pub mounts: Vec<Found<MountRequest>>,
+    /// Directory inside to start in.
+    pub workdir: Option<Found<String>>,
+    /// User inside to run as.
+    pub user: Option<Found<String>>,
+    /// Time for the program.
+    pub timeout: Option<Found<Duration>>,
+    /// Virtual machine monitor.
+    pub vmm: Option<Found<VmmChoice>>,
+    /// Acceleration.
+    pub accel: Option<Found<AccelChoice>>,
+    /// Kernel, absolute.
+    pub kernel: Option<Found<PathBuf>>,
+    /// Root image, absolute.
+    pub image: Option<Found<PathBuf>>,
+    /// Name.
+    pub name: Option<Found<String>>,
+    /// Labels.
+    pub labels: BTreeMap<String, Found<String>>,
+}
+
+impl Layer {
+    /// This layer over a weaker one. Variables and labels are merged one by one; shares add up.
+    #[must_use]
+    pub fn over(self, weaker: Self) -> Self {
+        Self {
+            cpus: self.cpus.or(weaker.cpus),
+            memory: self.memory.or(weaker.memory),
+            disk: self.disk.or(weaker.disk),
+            env: weaker.env.into_iter().chain(self.env).collect(),
+            mounts: weaker.mounts.into_iter().chain(self.mounts).collect(),
+            workdir: self.workdir.or(weaker.workdir),
+            user: self.user.or(weaker.user),
+            timeout: self.timeout.or(weaker.timeout),
+            vmm: self.vmm.or(weaker.vmm),
+            accel: self.accel.or(weaker.accel),
+            kernel: self.kernel.or(weaker.kernel),
+            image: self.image.or(weaker.image),
+            name: self.name.or(weaker.name),
+            labels: weaker.labels.into_iter().chain(self.labels).collect(),
+        }
+    }
+}

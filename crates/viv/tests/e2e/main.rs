@@ -1,0 +1,15 @@
+//! End-to-end tests: the real `viv`, real QEMU, a real kernel and the real root image.
+//!
+//! `cargo xtask test` prepares what they need (see `support`). Each test has a home, a project and
+//! a runtime directory of its own, so that tests neither see nor disturb each other; the cache of
+//! kernels and images is shared. Nothing waits for a time: every wait is for an event, with a
+//! deadline of ten times what was seen.
+
+mod exhaustion;
+mod faults;
+mod isolation;
+mod protocol;
+mod run;
+mod support;
+mod terminal;
+mod workspace;

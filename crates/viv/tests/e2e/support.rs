@@ -1,0 +1,317 @@
+//! A host for one test: who runs `viv`, where, and what became of it.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Ten times what a boot took on a machine of two busy cores, without KVM.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// Between two looks at something that is waited for.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// A host directory tree and the user who runs `viv` in it.
+pub struct Host {
+    root: tempfile::TempDir,
+    viv: PathBuf,
+    user: Option<(u32, u32)>,
+    cache_home: PathBuf,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit code, or 128 plus the signal that ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Host {
+    /// A host for whoever runs the tests; `None`, loudly, where the images were not prepared. In
+    /// CI that is a failure.
+    pub fn new() -> Option<Self> {
+        let cache_home = prepared("VIV_TEST_CACHE_HOME")?;
+        Some(Self::with(cache_home.into(), None))
+    }
+
+    /// A host for an ordinary user: the test user if root runs the tests.
+    pub fn ordinary() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Self::new();
+        }
+        let name = prepared("VIV_TEST_USER")?;
+        let users = std::fs::read_to_string("/etc/passwd").unwrap();
+        let fields: Vec<&str> = users
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields[0] == name)
+            .expect("the test user exists");
+        let ids = (fields[2].parse().unwrap(), fields[3].parse().unwrap());
+        Some(Self::with(Path::new(fields[5]).join(".cache"), Some(ids)))
+    }
+
+    fn with(cache_home: PathBuf, user: Option<(u32, u32)>) -> Self {
+        let root = tempfile::Builder::new().prefix("viv-e2e-").tempdir().unwrap();
+        // The user may not be able to enter the directory that viv was built in.
+        let viv = root.path().join("viv");
+        std::fs::copy(env!("CARGO_BIN_EXE_viv"), &viv).unwrap();
+        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let host = Self { root, viv, user, cache_home };
+        for directory in ["home", "home/project", "run", "state", "config"] {
+            let path = host.path(directory);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+            host.own(&path);
+        }
+        host
+    }
+
+    /// Makes a file or directory the user's.
+    pub fn own(&self, path: &Path) {
+        if let Some((uid, gid)) = self.user {
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid)).unwrap();
+            chown(path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    /// The uid that owns what the user makes.
+    pub fn uid(&self) -> u32 {
+        self.user.map_or_else(|| rustix::process::geteuid().as_raw(), |(uid, _)| uid)
+    }
+
+    /// A path of this host, such as `home/project` or `run`.
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.path().join(relative)
+    }
+
+    /// The directory that `viv` is run in, which the guest sees under the same path.
+    pub fn project(&self) -> PathBuf {
+        self.path("home/project")
+    }
+
+    /// Writes a file of the user's into the project.
+    pub fn write(&self, relative: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.project().join(relative);
+        std::fs::write(&path, content).unwrap();
+        self.own(&path);
+        path
+    }
+
+    /// A host program, run by the user in the project.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.project()).env_clear().stdin(Stdio::null());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.path("home")).env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
+        command.env("XDG_CACHE_HOME", &self.cache_home).env("XDG_CONFIG_HOME", self.path("config"));
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// `viv`, run by the user in the project.
+    pub fn viv(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(&self.viv);
+        command.args(arguments);
+        command
+    }
+
+    /// `viv`'s path.
+    pub fn executable(&self) -> &Path {
+        &self.viv
+    }
+
+    /// Runs `viv` to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        finish(self.viv(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Starts a sandbox that stays until it is dropped, and waits until it runs.
+    pub fn sandbox(&self, options: &[&str]) -> Sandbox<'_> {
+        let mut arguments = vec!["run", "--quiet", "--name", "fixture"];
+        arguments.extend(options);
+        arguments.extend(["--", "sh", "-c", "echo up; exec sleep infinity"]);
+        let mut client = self.viv(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut up = [0; 3];
+        let read = client.stdout.as_mut().unwrap().read_exact(&mut up);
+        if read.is_err() {
+            panic!("the sandbox did not come up: {:?}", finish(client));
+        }
+        Sandbox { host: self, client }
+    }
+
+    /// What `viv ps --json` says.
+    pub fn ps(&self) -> Vec<Value> {
+        let listed = self.run(&["ps", "--json"]);
+        assert_eq!(listed.code, 0, "{listed:?}");
+        match serde_json::from_str(&listed.stdout).unwrap() {
+            Value::Array(records) => records,
+            Value::Object(mut object) => match object.remove("sandboxes") {
+                Some(Value::Array(records)) => records,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other}"),
+        }
+    }
+
+    /// Waits until no process and no run directory of this host's sandboxes is left, after a `viv`
+    /// call that would see them.
+    pub fn assert_nothing_is_left(&self) {
+        let begun = Instant::now();
+        loop {
+            let listed = self.ps();
+            let directories = std::fs::read_dir(self.path("run/viv"))
+                .map_or(0, |entries| entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".lock").count());
+            let processes = self.processes();
+            if listed.is_empty() && directories == 0 && processes.is_empty() {
+                return;
+            }
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "left behind: {listed:?}, {directories} directories, processes {processes:?}"
+            );
+            std::thread::sleep(GLANCE);
+        }
+    }
+
+    /// Every process that was started with this host's runtime directory or executable.
+    fn processes(&self) -> Vec<String> {
+        let mark = self.root.path().as_os_str().as_encoded_bytes();
+        let mentions = |bytes: &[u8]| bytes.windows(mark.len()).any(|window| window == mark);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let path = entry.path();
+            let numeric = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+            if !numeric || entry.file_name().to_str() == Some(&std::process::id().to_string()) {
+                continue;
+            }
+            let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+            let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+            let executable = std::fs::read_link(path.join("exe")).unwrap_or_default();
+            // A QEMU that writes to a deleted scratch disk in our state directory is one of ours.
+            let open = std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
+            let holds =
+                open.flat_map(|fd| std::fs::read_link(fd.path())).any(|link| link.starts_with(self.root.path()));
+            if holds || executable.starts_with(self.root.path()) || mentions(&environment) || mentions(&line) {
+                found.push(format!("{} {}", entry.file_name().display(), String::from_utf8_lossy(&line)));
+            }
+        }
+        found
+    }
+}
+
+/// A running sandbox named `fixture`. Stopped when dropped.
+pub struct Sandbox<'a> {
+    host: &'a Host,
+    client: Child,
+}
+
+impl Sandbox<'_> {
+    /// Runs a shell script inside, as the agent.
+    pub fn sh(&self, script: &str) -> Ran {
+        self.host.run(&["exec", "fixture", "--", "sh", "-c", script])
+    }
+
+    /// Runs a shell script inside, as root.
+    pub fn root_sh(&self, script: &str) -> Ran {
+        self.host.run(&["exec", "--root", "fixture", "--", "sh", "-c", script])
+    }
+
+    /// Runs a shell script inside that has to succeed; returns its output.
+    pub fn ok(&self, script: &str) -> String {
+        let ran = self.sh(script);
+        assert_eq!(ran.code, 0, "{script}: {ran:?}");
+        ran.stdout
+    }
+
+    /// What `viv ps` says of it.
+    pub fn record(&self) -> Value {
+        self.host.ps().into_iter().find(|record| record["name"] == "fixture").expect("the fixture is listed")
+    }
+
+    /// A process of it, by its field in the record, or the client.
+    pub fn pid(&self, which: &str) -> u32 {
+        if which == "client" {
+            return self.client.id();
+        }
+        u32::try_from(self.record()[which].as_u64().unwrap_or_else(|| panic!("no {which} in {}", self.record())))
+            .unwrap()
+    }
+
+    /// Waits for the client to end by itself.
+    pub fn wait(mut self) -> Ran {
+        let placeholder = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
+        let client = std::mem::replace(&mut self.client, placeholder);
+        finish(client)
+    }
+}
+
+impl Drop for Sandbox<'_> {
+    fn drop(&mut self) {
+        if let Ok(None) = self.client.try_wait() {
+            let _ = self.host.run(&["stop", "fixture"]);
+        }
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
+}
+
+/// Waits for a command, reading what it prints.
+pub fn finish(child: Child) -> Ran {
+    finish_within(child, DEADLINE)
+}
+
+/// The same for what takes longer than a test usually does.
+pub fn finish_within(child: Child, deadline: Duration) -> Ran {
+    let pid = child.id();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output: Output = match receiver.recv_timeout(deadline) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            kill(pid, rustix::process::Signal::KILL);
+            let output = receiver.recv_timeout(deadline);
+            panic!("not finished after {deadline:?}: {output:?}");
+        }
+    };
+    let status = output.status;
+    Ran {
+        code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Sends a signal.
+pub fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(GLANCE);
+    }
+}
+
+fn prepared(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok();
+    if value.is_none() {
+        let missing = format!("{variable} is not set: run the tests with `cargo xtask test`");
+        assert!(std::env::var_os("CI").is_none(), "{missing}");
+        eprintln!("SKIPPED: {missing}");
+    }
+    value
+}
