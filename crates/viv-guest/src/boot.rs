@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,9 @@ use crate::{console, modules, sys, trace};
 
 /// How long a disk may take to appear.
 const DISK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often it is looked for meanwhile.
+const DISK_RETRY: Duration = Duration::from_millis(2);
 
 /// Open files of one process: programs get the first, and may raise it to the second.
 const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
@@ -57,6 +60,7 @@ pub struct Booted {
 
 /// Prepares everything for [`enter_root`]. Failures are returned, not acted upon.
 pub fn boot() -> Booted {
+    let started = uptime();
     let command_line = match early() {
         Ok(command_line) => command_line,
         Err(reason) => {
@@ -64,7 +68,7 @@ pub fn boot() -> Booted {
         }
     };
     if command_line.trace {
-        trace::enable();
+        trace::enable(started);
         trace::mark("early");
     }
     let failure = disks(&command_line).err().map(|reason| crate::error::line(&reason));
@@ -96,12 +100,17 @@ pub(crate) fn mount_on(
     flags: MountFlags,
     options: &str,
 ) -> Result<()> {
-    match fs::DirBuilder::new().mode(0o755).create(target) {
-        Ok(()) => {}
-        Err(failure) if failure.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(failure) => return Err(failure).context(|| format!("cannot make {target}")),
-    }
+    make_directory(target)?;
     mount_plain(source.as_ref(), target, kind, flags, options).context(|| format!("cannot mount {kind} on {target}"))
+}
+
+fn make_directory(path: &str) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(reason) if reason.kind() != io::ErrorKind::AlreadyExists => {
+            Err(reason).context(|| format!("cannot make {path}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mount_plain(source: &Path, target: &str, kind: &str, flags: MountFlags, options: &str) -> rustix::io::Result<()> {
@@ -115,7 +124,7 @@ fn mount_plain(source: &Path, target: &str, kind: &str, flags: MountFlags, optio
 fn disks(command_line: &CommandLine) -> Result<()> {
     let (loaded, scratch) = std::thread::scope(|scope| {
         let loading = scope.spawn(|| modules::load(Path::new("/modules"), command_line.link));
-        let scratch = find_disk("scratch").and_then(|disk| mount_scratch(&disk));
+        let scratch = mount_scratch();
         // A panic of a thread ends everything, see `power`.
         (loading.join().unwrap_or(Ok(())), scratch)
     });
@@ -123,8 +132,7 @@ fn disks(command_line: &CommandLine) -> Result<()> {
     loaded?;
     scratch?;
     trace::mark("modules, scratch");
-    let image = find_disk("root")?;
-    mount_on(image, LOWER, "erofs", MountFlags::RDONLY | MountFlags::NOATIME, "")?;
+    mount_disk("root", LOWER, "erofs", MountFlags::RDONLY | MountFlags::NOATIME, "")?;
     trace::mark("root image");
     Ok(())
 }
@@ -144,9 +152,8 @@ pub fn enter_root() -> Result<()> {
     Ok(())
 }
 
-/// Finds a virtio disk by its serial, waiting a while for it.
-fn find_disk(serial: &str) -> Result<PathBuf> {
-    let deadline = Instant::now() + DISK_DEADLINE;
+/// Finds a virtio disk by its serial, waiting for it.
+fn find_disk(serial: &str, deadline: Instant) -> Result<PathBuf> {
     loop {
         let disks = fs::read_dir("/sys/block").context(|| "cannot list the disks".to_owned())?;
         for disk in disks.flatten() {
@@ -158,24 +165,30 @@ fn find_disk(serial: &str) -> Result<PathBuf> {
         if Instant::now() >= deadline {
             return Err(error(FailureKind::Internal, format!("there is no disk with the serial `{serial}`")));
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(DISK_RETRY);
+    }
+}
+
+/// Finds a disk and mounts it. A disk is listed a moment before it can be opened.
+fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags, options: &str) -> Result<()> {
+    let deadline = Instant::now() + DISK_DEADLINE;
+    let disk = find_disk(serial, deadline)?;
+    make_directory(target)?;
+    loop {
+        match mount_plain(&disk, target, kind, flags, options) {
+            Err(Errno::NXIO | Errno::NOENT) if Instant::now() < deadline => std::thread::sleep(DISK_RETRY),
+            result => return result.context(|| format!("cannot mount the {serial} disk as {kind}")),
+        }
     }
 }
 
 /// The scratch disk lives no longer than the sandbox: nothing on it has to survive a crash, so
 /// neither barriers nor the initialisation of unused tables are worth their time.
-fn mount_scratch(disk: &Path) -> Result<()> {
+fn mount_scratch() -> Result<()> {
     let options = "barrier=0,noinit_itable,noauto_da_alloc";
-    mount_on(disk, "/scratch", "ext4", MountFlags::NOATIME, options)?;
-    for directory in [UPPER, "/scratch/work"] {
-        match fs::DirBuilder::new().mode(0o755).create(directory) {
-            Err(failure) if failure.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failure).context(|| format!("cannot make {directory}"));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    mount_disk("scratch", "/scratch", "ext4", MountFlags::NOATIME, options)?;
+    make_directory(UPPER)?;
+    make_directory("/scratch/work")
 }
 
 /// `redirect_dir` so that a directory of the image can be renamed, `metacopy` so that changing an
@@ -228,6 +241,9 @@ fn furnish() -> Result<()> {
     let nothing = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
     let memory = MountFlags::NOSUID | MountFlags::NODEV;
     mount_on("tmpfs", "/run", "tmpfs", memory, "mode=0755")?;
+    // Programs put their locks there; /var/lock points at it.
+    let _ = fs::create_dir("/run/lock");
+    let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
     mount_on("tmpfs", "/dev/shm", "tmpfs", memory, "mode=1777")?;
     mount_on("devpts", "/dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, "gid=5,mode=0620,ptmxmode=0666")?;
     // Useful to some programs, necessary to none.
@@ -243,7 +259,6 @@ fn furnish() -> Result<()> {
     for (path, value) in SETTINGS {
         let _ = fs::write(Path::new("/proc/sys").join(path), value);
     }
-    let _ = rustix::system::sethostname(b"vivarium");
     if let Err(reason) = sys::interface_up(c"lo") {
         console::say(&format!("cannot bring the loopback interface up: {reason}"));
     }

@@ -2,6 +2,7 @@
 //! sense. Either way the machine goes off; PID 1 never exits.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +18,25 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long killed processes may take to be gone.
 const GONE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long the last flush of a guest that cannot go on may take.
+const SYNC_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How long a guest that failed to boot waits to be asked why.
 const FAILURE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Powers the machine off, now. Shares must have been flushed; nothing else has to survive.
 pub fn off() -> ! {
-    // Where the platform has no way to power off, the host takes a reset for the same.
-    let _ = rustix::system::reboot(RebootCommand::PowerOff);
-    let _ = rustix::system::reboot(RebootCommand::Restart);
+    // A kernel without ACPI cannot power off and would halt for ever; every host takes a reset of
+    // such a machine for its end.
+    let ways = if Path::new("/sys/firmware/acpi").exists() {
+        [RebootCommand::PowerOff, RebootCommand::Restart]
+    } else {
+        [RebootCommand::Restart, RebootCommand::PowerOff]
+    };
+    for way in ways {
+        // Returns only if it does not work.
+        let _ = rustix::system::reboot(way);
+    }
     loop {
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -34,7 +46,13 @@ pub fn off() -> ! {
 pub fn fatal(reason: &str) -> ! {
     console::say(&format!("fatal: {reason}"));
     if crate::is_init() {
-        rustix::fs::sync();
+        // What programs wrote to shares is the host's; a share that hangs must not hold this up.
+        let (done, synced) = std::sync::mpsc::channel();
+        let _ = std::thread::Builder::new().spawn(move || {
+            rustix::fs::sync();
+            let _ = done.send(());
+        });
+        let _ = synced.recv_timeout(SYNC_DEADLINE);
         off()
     }
     std::process::exit(1)

@@ -2,6 +2,7 @@
 //! `viv.trace` has it said on the console.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::{boot, console};
 
@@ -13,20 +14,20 @@ fn with(act: impl FnOnce(&mut Marks)) {
     act(&mut MARKS.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-fn milliseconds() -> f64 {
-    boot::uptime().as_secs_f64() * 1000.0
+/// Takes marks from now on; the first one is when this program started.
+pub fn enable(started: Duration) {
+    with(|marks| *marks = Some(vec![("start", milliseconds(started))]));
 }
 
-/// Takes marks from now on.
-pub fn enable() {
-    with(|marks| *marks = Some(Vec::with_capacity(32)));
+fn milliseconds(uptime: Duration) -> f64 {
+    uptime.as_secs_f64() * 1000.0
 }
 
 /// `part` is done.
 pub fn mark(part: &'static str) {
     with(|marks| {
         if let Some(marks) = marks {
-            marks.push((part, milliseconds()));
+            marks.push((part, milliseconds(boot::uptime())));
         }
     });
 }

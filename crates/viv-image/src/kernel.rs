@@ -107,7 +107,7 @@ fn build_default(staging: &Staging<'_>, progress: &dyn Progress) -> Result<Built
     tools::require(&["mmdebstrap", "apt-get", "dpkg-deb", "newuidmap"])?;
     let package = staging.directory.join("kernel.deb");
     {
-        let outside = Outside::new()?;
+        let outside = Outside::new(progress)?;
         debootstrap(
             &bootstrap::kernel(&Host::probe(), &outside.path),
             staging,

@@ -1,6 +1,8 @@
 //! The root image: Debian, as a read-only erofs file.
 //!
-//! It is not compressed: MEASURED
+//! It is not compressed. Measured on two cores without KVM, the default image is 575 MB, or 350 MB with
+//! lz4 and 319 MB with lz4hc (which adds half a minute to the build); reading 300 MB of it in a guest
+//! takes 2.6 s, or 6 s with either, because there a guest's instructions are what is scarce.
 
 use std::fs::File;
 use std::io;
@@ -51,7 +53,7 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
             let made = cache.ensure(&default_recipe(), progress, |staging| {
                 tools::require(&["mmdebstrap", "apt-get", "mkfs.erofs", "unshare", "newuidmap"])?;
                 let image = staging.directory.join("root.erofs");
-                let outside = Outside::new()?;
+                let outside = Outside::new(progress)?;
                 let invocation = bootstrap::root(&Host::probe(), &outside.path);
                 debootstrap(&invocation, staging, &outside, &image, "the root image", progress)?;
                 check(&image).map_err(|why| {

@@ -45,7 +45,10 @@ pub fn informational(viv: &Path, directory: &Path, runs: u32) -> Result<Vec<Figu
 
     eprintln!("shares");
     std::fs::write(directory.join("share_work.py"), SHARE_WORK)?;
-    let text = command::capture(&mut sandbox.exec(&["python3", "/workspace/share_work.py", "/workspace", OWN_DISK]))?;
+    let mut work = sandbox.exec(&["python3", "/workspace/share_work.py", "/workspace", OWN_DISK]);
+    let output = work.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run viv")?;
+    ensure!(output.status.success(), "{} ended with {}", command::display(&work), output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
     let sides: BTreeMap<String, BTreeMap<String, f64>> =
         serde_json::from_str(&text).with_context(|| format!("the work in the sandbox printed {text:?}"))?;
     for (work, name) in WORK {

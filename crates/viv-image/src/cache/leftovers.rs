@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::lock::is_at;
 use super::{Cache, Lock};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::progress::{Progress, ProgressEvent};
@@ -30,8 +31,10 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Makes one below TMPDIR, or /var/tmp, which unlike /tmp is not held in memory.
-    pub(crate) fn new() -> Result<Self> {
+    /// Makes one below TMPDIR, or /var/tmp, which unlike /tmp is not held in memory, and removes those
+    /// of killed builders.
+    pub(crate) fn new(progress: &dyn Progress) -> Result<Self> {
+        sweep_outside(progress);
         let base = bases().next().ok_or_else(|| {
             Error::new(ErrorKind::Io, "there is no directory for temporary files that everyone may enter")
                 .hint("chmod 1777 /var/tmp")
@@ -44,9 +47,8 @@ impl Outside {
                 .tempdir_in(&base)
                 .map_err(io_error("make a directory in", &base))?;
             // A sweep may see it before it is locked, and take it for a leftover.
-            match lock(directory.path()) {
-                Some(lock) if directory.path().exists() => return Ok(Self { path: directory.keep(), lock }),
-                _ => {}
+            if let Some(lock) = lock(directory.path()) {
+                return Ok(Self { path: directory.keep(), lock });
             }
         }
     }
@@ -75,18 +77,21 @@ fn everyone_may_enter(path: &Path) -> bool {
 fn lock(path: &Path) -> Option<File> {
     let directory = File::open(path).ok()?;
     flock(&directory, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(directory)
+    // Whoever had the lock may have removed it.
+    is_at(&directory, path).then_some(directory)
 }
 
-/// Removes what killed builders left. Called by whoever holds `held`, before it has made anything
-/// itself.
+/// What cannot be removed keeps nobody from building.
+fn report(result: Result<()>, progress: &dyn Progress) {
+    if let Err(error) = result {
+        let message = format!("could not remove what a killed build left: {error}");
+        progress.event(ProgressEvent::Step { message });
+    }
+}
+
+/// Removes what killed builders left in the cache. Called by whoever holds `held`, before it has made
+/// anything itself.
 pub(crate) fn sweep(cache: &Cache, held: &Lock, progress: &dyn Progress) -> Result<()> {
-    let report = |result: Result<()>| {
-        if let Err(error) = result {
-            let message = format!("could not remove what a killed build left: {error}");
-            progress.event(ProgressEvent::Step { message });
-        }
-    };
     let (directory, locks) = (cache.directory("tmp")?, cache.directory("locks")?);
     for entry in fs::read_dir(&directory).map_err(io_error("list", &directory))?.flatten() {
         let name = entry.file_name();
@@ -94,17 +99,21 @@ pub(crate) fn sweep(cache: &Cache, held: &Lock, progress: &dyn Progress) -> Resu
         // Taken by someone else: that build is alive. Held while removing.
         let other = if owner == held.name { None } else { Lock::try_acquire(&locks, owner)? };
         if owner == held.name || other.is_some() {
-            report(fs::remove_dir_all(entry.path()).map_err(io_error("remove", &entry.path())));
-        }
-    }
-    for base in bases() {
-        for entry in fs::read_dir(&base).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
-                report(remove_if_left(&entry.path()));
-            }
+            report(fs::remove_dir_all(entry.path()).map_err(io_error("remove", &entry.path())), progress);
         }
     }
     Ok(())
+}
+
+/// Removes what killed builders left outside of the cache.
+fn sweep_outside(progress: &dyn Progress) {
+    for base in bases() {
+        for entry in fs::read_dir(&base).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+                report(remove_if_left(&entry.path()), progress);
+            }
+        }
+    }
 }
 
 /// Removes a directory of that name if it is this user's and nobody works in it.
@@ -141,12 +150,13 @@ fn remove(path: &Path, lock: &File) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::NoProgress;
 
     #[test]
     fn only_what_nobody_works_in_is_removed() {
-        let alive = Outside::new().unwrap();
+        let alive = Outside::new(&NoProgress).unwrap();
         fs::create_dir_all(alive.path.join("a/b")).unwrap();
-        let left = Outside::new().unwrap();
+        let left = Outside::new(&NoProgress).unwrap();
         fs::create_dir_all(left.path.join("a/b")).unwrap();
         let (alive_path, left_path) = (alive.path.clone(), left.path.clone());
         // As if killed: the lock goes, the directory stays.

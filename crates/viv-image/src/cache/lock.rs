@@ -59,9 +59,9 @@ fn open(path: &Path) -> std::io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Whether the file is still the one of that name: the cache may have been deleted meanwhile, and
-/// then others lock another file.
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether the file is still the one of that name: it may have been deleted meanwhile, and then others
+/// lock another one.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.metadata()) {
         (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
         _ => false,

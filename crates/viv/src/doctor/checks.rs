@@ -138,9 +138,9 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks.push(Check::ok(
         "vsock",
         if facts.vsock {
-            "/dev/vhost-vsock can be opened; the link uses it"
+            "/dev/vhost-vsock can be opened; the link does without, over a serial port"
         } else {
-            "/dev/vhost-vsock cannot be opened; the link uses a serial port, which is as good"
+            "/dev/vhost-vsock cannot be opened; the link does without, over a serial port"
         },
     ));
     checks

@@ -90,14 +90,15 @@ fn a_shell_with_an_editor_job_control_and_a_resize() {
     pane.line("stty size");
     pane.wait_for("30 100");
 
-    pane.line("sleep 100; echo code=$?");
-    pane.wait_for("sleep 100");
-    until("sleep runs", || host.run(&["ps", "--json"]).stdout.contains("running"));
+    // A key typed before the program has the terminal would be the shell's.
+    pane.line("sh -c \"echo asl''eep 1; exec sleep 100\"");
+    pane.wait_for("\nasleep 1");
     pane.keys(&["C-c"]);
-    pane.line("echo still 'here'");
-    pane.wait_for("still here");
+    pane.line("echo code=$?");
+    pane.wait_for("code=130");
 
-    pane.line("sleep 200");
+    pane.line("sh -c \"echo asl''eep 2; exec sleep 200\"");
+    pane.wait_for("\nasleep 2");
     pane.keys(&["C-z"]);
     pane.wait_for("Stopped");
     pane.line("kill %1; jobs; echo ünïcödé");
@@ -111,6 +112,7 @@ fn a_shell_with_an_editor_job_control_and_a_resize() {
     // The terminal is itself again: what is typed is edited and shown, and ctrl-C is the shell's.
     pane.line("echo $(stty -a | tr ' ;' '\\n\\n' | grep -xE 'icanon|echo|isig')");
     pane.wait_for("isig icanon echo");
+    drop(pane);
     host.assert_nothing_is_left();
 }
 

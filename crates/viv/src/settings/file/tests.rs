@@ -5,7 +5,7 @@ fn user(text: &str) -> Result<Layer, Error> {
 }
 
 fn project_in(workspace: &Path, text: &str) -> Result<Layer, Error> {
-    parse(text, Path::new("/work/viv.toml"), Trust::Project { workspace })
+    parse(text, Path::new("/project/viv.toml"), Trust::Project { workspace })
 }
 
 fn refusal(result: Result<Layer, Error>) -> String {

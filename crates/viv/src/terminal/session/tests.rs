@@ -260,27 +260,3 @@ fn a_link_that_breaks_ends_the_session() {
         assert!(matches!(running.await.unwrap().0, End::Disconnected(None)));
     });
 }
-
-#[test]
-fn zz_speed() {
-    block_on(async {
-        let (_held, stdin) = open_stdin();
-        let (mut guest, running) =
-            begin(Streams { stdin, stdout: Box::new(io::sink()), stderr: Box::new(io::sink()) }, PIPES);
-        let began = Instant::now();
-        let chunk = vec![b'x'; 1 << 16];
-        let mut credit = STREAM_WINDOW_BYTES as usize;
-        for _ in 0..16000 {
-            while credit < chunk.len() {
-                if let Frame::Credit(ByteStream::Stdout, more) = guest.next().await {
-                    credit += more as usize;
-                }
-            }
-            guest.send(Frame::Data(ByteStream::Stdout, chunk.clone())).await;
-            credit -= chunk.len();
-        }
-        guest.exit(0).await;
-        running.await.unwrap();
-        println!("SPEED {:?} MB/s", 1000.0 / began.elapsed().as_secs_f64());
-    });
-}
