@@ -120,10 +120,14 @@ fn mount_plain(source: &Path, target: &str, kind: &str, flags: MountFlags, optio
 }
 
 /// Loads the modules and mounts the disks. The scratch disk's file system needs no module, so it
-/// is mounted while the others load: one waits for a disk where the other computes.
+/// is mounted while the others load: one waits for a disk where the other computes. So does the
+/// loopback interface, which takes as long as several mounts.
 fn disks(command_line: &CommandLine) -> Result<()> {
     let (loaded, scratch) = std::thread::scope(|scope| {
         let loading = scope.spawn(|| modules::load(Path::new("/modules"), command_line.link));
+        if let Err(reason) = sys::interface_up(c"lo") {
+            console::say(&format!("cannot bring the loopback interface up: {reason}"));
+        }
         let scratch = mount_scratch();
         // A panic of a thread ends everything, see `power`.
         (loading.join().unwrap_or(Ok(())), scratch)
@@ -258,9 +262,6 @@ fn furnish() -> Result<()> {
     }
     for (path, value) in SETTINGS {
         let _ = fs::write(Path::new("/proc/sys").join(path), value);
-    }
-    if let Err(reason) = sys::interface_up(c"lo") {
-        console::say(&format!("cannot bring the loopback interface up: {reason}"));
     }
     let (current, maximum) = OPEN_FILES;
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: Some(maximum) });

@@ -338,7 +338,7 @@ mod tests {
             timezone: Some("Europe/Berlin".into()),
             user: User { name: "agent".into(), uid, gid, home: "/home/agent".into() },
             shares: vec![],
-            workspace: Some("/work/project".into()),
+            workspace: Some("/srv/project".into()),
         }
     }
 
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(image.upper("etc/timezone"), "Europe/Berlin\n");
         let link = |path: &str| fs::read_link(image.path("upper").join(path)).unwrap();
         assert_eq!(link("etc/localtime"), Path::new("/usr/share/zoneinfo/Europe/Berlin"));
-        assert_eq!(link("workspace"), Path::new("/work/project"));
+        assert_eq!(link("workspace"), Path::new("/srv/project"));
         assert_eq!(link("usr/local/sbin/halt"), Path::new("poweroff"));
         let mode = |path: &str| fs::metadata(image.path("upper").join(path)).unwrap().mode() & 0o7777;
         assert_eq!([mode("etc"), mode("etc/shadow"), mode("etc/sudoers.d/viv")], [0o711, 0o600, 0o440]);

@@ -1,8 +1,9 @@
 //! The mmdebstrap runs that fetch the kernel and build the root, as data.
 //!
 //! Both are rootless for an ordinary user (`--mode=unshare`: a user namespace over the user's
-//! subordinate ids). Root usually has no subordinate ids and needs none: `--mode=root` does the same
-//! in mount and pid namespaces of its own.
+//! subordinate ids). Root usually has no subordinate ids and needs none. `--mode=root` mounts on the
+//! host, though, and a killed run would leave `/dev` and `/sys` mounted in its directory: so it runs in
+//! mount and pid namespaces made for it, which go with its last process.
 //!
 //! Neither makes an archive. A hook running inside the namespaces writes the result to its standard
 //! input, which is the output file, opened by the caller: the ids in there may enter none of the
@@ -53,7 +54,14 @@ pub(crate) struct Host {
     pub pip: pip::Settings,
 }
 
+/// What root runs mmdebstrap through: arguments of `unshare`.
+const ISOLATED: [&str; 6] = ["--mount", "--propagation=private", "--pid", "--kill-child", "--mount-proc", "mmdebstrap"];
+
 impl Host {
+    fn program(&self) -> &'static str {
+        if self.root { "unshare" } else { "mmdebstrap" }
+    }
+
     /// Looks at the host: apt's and pip's configuration, the environment, the user.
     pub(crate) fn probe() -> Self {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
@@ -82,7 +90,11 @@ impl Host {
     }
 
     fn common(&self) -> Vec<String> {
-        let mut arguments = vec![
+        let mut arguments = Vec::new();
+        if self.root {
+            arguments.extend(ISOLATED.map(str::to_owned));
+        }
+        arguments.extend([
             format!("--mode={}", if self.root { "root" } else { "unshare" }),
             // The lines of apt and dpkg are what progress is made of.
             "--verbose".to_owned(),
@@ -93,7 +105,7 @@ impl Host {
                 .to_owned(),
             "--aptopt=Acquire::Languages \"none\"".to_owned(),
             "--aptopt=Acquire::Retries \"3\"".to_owned(),
-        ];
+        ]);
         arguments.extend(self.apt_options.iter().map(|option| format!("--aptopt={option}")));
         arguments
     }
@@ -114,7 +126,7 @@ pub(crate) fn kernel(host: &Host, build: &Path) -> Invocation {
     let mut environment = host.environment(build);
     environment.push(("VIV_KERNEL_PACKAGE".to_owned(), KERNEL_PACKAGE.to_owned()));
     environment.push(("VIV_KERNEL_SCRIPT".to_owned(), KERNEL_SCRIPT.to_owned()));
-    Invocation { program: "mmdebstrap", arguments, environment }
+    Invocation { program: host.program(), arguments, environment }
 }
 
 /// Builds the root image into the open file that is its standard input. `build` is the directory it
@@ -139,7 +151,7 @@ pub(crate) fn root(host: &Host, build: &Path) -> Invocation {
     environment.extend(host.pip.variables.iter().cloned());
     environment.push(("VIV_NPM_SCRIPT".to_owned(), NPM_SCRIPT.to_owned()));
     environment.push(("VIV_FINISH_SCRIPT".to_owned(), FINISH_SCRIPT.to_owned()));
-    Invocation { program: "mmdebstrap", arguments, environment }
+    Invocation { program: host.program(), arguments, environment }
 }
 
 /// The packages of the default root image.
@@ -256,7 +268,13 @@ mod tests {
     fn as_root_with_nothing_set() {
         let host = Host { root: true, ..Host::default() };
         insta::assert_snapshot!(shown(&root(&host, Path::new("/var/tmp/viv-build-1"))), @r#"
-        mmdebstrap
+        unshare
+          --mount
+          --propagation=private
+          --pid
+          --kill-child
+          --mount-proc
+          mmdebstrap
           --mode=root
           --verbose
           --format=null

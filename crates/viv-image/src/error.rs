@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 pub enum ErrorKind {
     /// A host program or file that builds need is not installed.
     MissingTool,
-    /// This user may not make the user namespaces that a rootless build needs.
+    /// The namespaces a build runs in cannot be made: for an ordinary user, user namespaces over
+    /// subordinate ids.
     Namespaces,
     /// A tool ran and failed.
     Build,

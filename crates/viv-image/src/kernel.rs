@@ -104,7 +104,7 @@ fn kernel(cache: &Cache, made: &Made, own: Option<&Path>) -> Kernel {
 }
 
 fn build_default(staging: &Staging<'_>, progress: &dyn Progress) -> Result<Built> {
-    tools::require(&["mmdebstrap", "apt-get", "dpkg-deb", "newuidmap"])?;
+    tools::require(&["mmdebstrap", "apt-get", "dpkg-deb", "unshare", "newuidmap"])?;
     let package = staging.directory.join("kernel.deb");
     {
         let outside = Outside::new(progress)?;

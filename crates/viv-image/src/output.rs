@@ -105,6 +105,7 @@ pub(crate) fn failure(what: &str, tail: String) -> Error {
         "apparmor_restrict_unprivileged_userns",
         "unable to use unshare mode",
         "unshare() failed",
+        "unshare: unshare failed",
     ];
     let network = [
         "Temporary failure",
@@ -126,11 +127,8 @@ pub(crate) fn failure(what: &str, tail: String) -> Error {
             .hint("check the network, and the proxy if there is one")
             .hint(format!("to use another Debian mirror, set {}", crate::sources::MIRROR_VARIABLE))
     } else if has(&namespaces) {
-        Error::new(
-            ErrorKind::Namespaces,
-            format!("cannot build {what}: this user cannot make user namespaces with subordinate ids"),
-        )
-        .hint("viv doctor --fix")
+        Error::new(ErrorKind::Namespaces, format!("cannot build {what}: the namespaces a build runs in cannot be made"))
+            .hint("viv doctor --fix")
     } else {
         Error::new(ErrorKind::Build, format!("mmdebstrap could not build {what}"))
     };

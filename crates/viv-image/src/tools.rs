@@ -20,7 +20,7 @@ const TOOLS: [MissingTool; 8] = [
     MissingTool { program: "apt-get", package: "apt", needed_for: "the kernel and the root image" },
     MissingTool { program: "dpkg-deb", package: "dpkg", needed_for: "the kernel" },
     MissingTool { program: "mkfs.erofs", package: "erofs-utils", needed_for: "the root image" },
-    MissingTool { program: "unshare", package: "util-linux", needed_for: "the root image" },
+    MissingTool { program: "unshare", package: "util-linux", needed_for: "the kernel and the root image" },
     MissingTool { program: "find", package: "findutils", needed_for: "removing what a killed build left" },
     MissingTool { program: "mkfs.ext4", package: "e2fsprogs", needed_for: "scratch disks" },
     NEWUIDMAP,

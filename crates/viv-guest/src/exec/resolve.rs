@@ -137,11 +137,11 @@ mod tests {
 
     fn lookup(name: &str, path: &str) -> std::result::Result<PathBuf, FailureKind> {
         let access = |file: &Path| match &*file.to_string_lossy().replace("/./", "/") {
-            "/bin/tool" | "/work/tool" | "/work/sub/tool" | "/opt/other" => Access::Executable,
+            "/bin/tool" | "/srv/tool" | "/srv/sub/tool" | "/opt/other" => Access::Executable,
             "/first/tool" | "/opt/data" => Access::NotExecutable,
             _ => Access::Missing,
         };
-        find_program(name, path, Path::new("/work"), &access).map_err(|refusal| refusal.kind().0)
+        find_program(name, path, Path::new("/srv"), &access).map_err(|refusal| refusal.kind().0)
     }
 
     #[test]
@@ -149,8 +149,8 @@ mod tests {
         assert_eq!(lookup("tool", "/none:/first:/bin"), Ok("/bin/tool".into()));
         assert_eq!(lookup("tool", "/none:/first"), Err(FailureKind::NotExecutable));
         assert_eq!(lookup("tool", "/none"), Err(FailureKind::NotFound));
-        assert_eq!(lookup("tool", ":/bin"), Ok("/work/tool".into()));
-        assert_eq!(lookup("tool", "sub:/bin"), Ok("/work/sub/tool".into()));
+        assert_eq!(lookup("tool", ":/bin"), Ok("/srv/tool".into()));
+        assert_eq!(lookup("tool", "sub:/bin"), Ok("/srv/sub/tool".into()));
         assert_eq!(lookup("", "/bin"), Err(FailureKind::NotFound));
     }
 

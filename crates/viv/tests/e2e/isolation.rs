@@ -32,7 +32,7 @@ fn no_host_file_outside_the_shares_is_readable() {
         format!("cat {project}/../secret {project}/link {project}/relative {project}/above/secret"),
         format!("cd {project}; cat root{secret}; cat root/../../../..{secret}"),
         // The device itself, at its root and above.
-        format!("mkdir -p /m && mount -t virtiofs viv /m; ls -la /m /m/..; cat /m/../secret /m/0/../../secret /m/0/../secret"),
+        "mkdir -p /m && mount -t virtiofs viv /m; ls -la /m /m/..; cat /m/../secret /m/0/../../secret /m/0/../secret".to_owned(),
         "mount -t virtiofs / /m; mount -t virtiofs root /m; mount -t virtiofs '' /m".to_owned(),
         format!("cat /m/0/link /m/0/above/home/secret /m/0/root{secret}"),
         // Moving the workspace's parents about, as far as the device lets it.
