@@ -1,6 +1,7 @@
 //! `configure`: what makes a booted guest this sandbox.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use viv_proto::message::{Configure, Configured};
 
@@ -34,12 +35,13 @@ impl Sandbox {
 }
 
 /// Carries out a configuration on this machine: clock and randomness first, shares last.
+/// `received` is when the host's message arrived, for its clock has gone on since.
 ///
 /// # Errors
 /// What the host asked for and cannot have. The guest is then not to be used.
-pub fn configure(wanted: &Configure) -> Result<Sandbox> {
+pub fn configure(wanted: &Configure, received: Instant) -> Result<Sandbox> {
     trace::mark("configure");
-    identity::set_clock(wanted.wall_clock_ns)?;
+    identity::set_clock(Duration::from_nanos(wanted.wall_clock_ns) + received.elapsed())?;
     identity::add_entropy(&wanted.entropy)?;
     let layers = Layers { lower: Path::new(boot::LOWER), upper: Path::new(boot::UPPER) };
     let mut remarks = identity::write_files(layers, wanted)?;

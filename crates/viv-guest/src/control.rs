@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -18,8 +18,8 @@ use viv_proto::envelope::Envelope;
 use viv_proto::message::{Configure, Exec, FailureKind, kind};
 
 use crate::configure::{self, Sandbox};
-use crate::error::{Error, Result, error, failure};
-use crate::{exec, identity, power, shares, status};
+use crate::error::{Error, Result, error, failure, line};
+use crate::{console, exec, identity, power, shares, status};
 
 /// How many connections are served at once. Below the link's own limit, so that one more is refused
 /// by name instead of breaking the session.
@@ -106,7 +106,7 @@ impl Guest {
     }
 
     /// Once, and before anything runs.
-    async fn configure(&self, wanted: &Configure) -> Result<()> {
+    async fn configure(&self, wanted: &Configure, received: Instant) -> Result<()> {
         let mut tried = self.configuring.lock().await;
         if let Some(reason) = &self.failure {
             return Err(error(FailureKind::Internal, format!("the guest could not boot: {reason}")));
@@ -117,7 +117,7 @@ impl Guest {
         identity::check(wanted)?;
         shares::in_order(&wanted.shares)?;
         *tried = true;
-        let sandbox = configure::configure(wanted)?;
+        let sandbox = configure::configure(wanted, received)?;
         // Set once, under the lock.
         let _ = self.sandbox.set(sandbox);
         Ok(())
@@ -148,8 +148,8 @@ where
 {
     let mut rest = Vec::new();
     loop {
-        let line = match read_line(&mut stream, &mut rest).await {
-            Ok(Some(line)) => line,
+        let message = match read_line(&mut stream, &mut rest).await {
+            Ok(Some(message)) => message,
             Err(reason) if reason.kind() == io::ErrorKind::InvalidData => {
                 let refusal = error(FailureKind::BadRequest, "not a message").source(reason);
                 let _ = answer_error(&mut stream, "", &refusal).await;
@@ -157,7 +157,8 @@ where
             }
             Ok(None) | Err(_) => return,
         };
-        let envelope = match Envelope::parse(&line) {
+        let received = Instant::now();
+        let envelope = match Envelope::parse(&message) {
             Ok(envelope) => envelope,
             Err(reason) => {
                 let refusal = error(FailureKind::BadRequest, "refused").source(reason);
@@ -174,7 +175,7 @@ where
                 }
             };
         }
-        match answer(&guest, &mut stream, &envelope).await {
+        match answer(&guest, &mut stream, &envelope, received).await {
             Ok(Next::Line) => {}
             Ok(Next::Close) => return close(stream, LINGER).await,
             Err(_) => return,
@@ -193,7 +194,7 @@ fn bad_request(reason: viv_proto::ProtocolError) -> Error {
 }
 
 /// Answers everything but exec.
-async fn answer<S>(guest: &Arc<Guest>, stream: &mut S, envelope: &Envelope) -> io::Result<Next>
+async fn answer<S>(guest: &Arc<Guest>, stream: &mut S, envelope: &Envelope, received: Instant) -> io::Result<Next>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -216,17 +217,24 @@ where
         kind::CONFIGURE => {
             let wanted = envelope.payload_as::<Configure>().map_err(bad_request);
             let configured = match &wanted {
-                Ok(wanted) => guest.configure(wanted).await,
+                Ok(wanted) => guest.configure(wanted, received).await,
                 Err(_) => wanted.map(drop),
             };
             match configured {
                 Ok(()) => answer_with(stream, id, kind::RESULT, &configure::answer()).await?,
-                Err(refusal) => answer_error(stream, id, &refusal).await?,
-            }
-            if guest.failure.is_some() {
-                let _ = stream.shutdown().await;
-                wait_for_close(stream, SHUTDOWN_LINGER).await;
-                power::off();
+                Err(refusal) => {
+                    // Whether the answer arrives or not: the console has it, too (since the boot, if that failed).
+                    let told = answer_error(stream, id, &refusal).await;
+                    if refusal.kind().0 == FailureKind::Internal {
+                        if guest.failure.is_none() {
+                            console::say(&format!("fatal: {}", line(&refusal)));
+                        }
+                        let _ = stream.shutdown().await;
+                        wait_for_close(stream, SHUTDOWN_LINGER).await;
+                        power::off();
+                    }
+                    told?;
+                }
             }
             Ok(Next::Close)
         }
@@ -253,10 +261,10 @@ pub(crate) async fn answer_with(
     kind: &str,
     payload: &impl Serialize,
 ) -> io::Result<()> {
-    let line = Envelope::new(id, kind, payload)
+    let message = Envelope::new(id, kind, payload)
         .and_then(|envelope| envelope.to_line())
         .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-    stream.write_all(&line).await?;
+    stream.write_all(&message).await?;
     stream.flush().await
 }
 

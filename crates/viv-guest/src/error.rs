@@ -55,8 +55,11 @@ pub fn line(error: &Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // The number says nothing that the words before it do not.
+        let words = cause_text.split_once(" (os error ").map_or(cause_text.as_str(), |(words, _)| words);
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(words);
         next = cause.source();
     }
     text
@@ -66,4 +69,21 @@ pub fn line(error: &Error) -> String {
 #[must_use]
 pub fn failure(error: &Error) -> Failure {
     Failure { kind: error.kind().0, message: line(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_with_its_causes() {
+        let missing: std::result::Result<(), _> = Err(io::Error::from_raw_os_error(libc::ENOENT));
+        let refusal = missing.context(|| "cannot open it".to_owned()).unwrap_err();
+        assert_eq!(
+            failure(&refusal),
+            Failure { kind: FailureKind::Internal, message: "cannot open it: No such file or directory".into() }
+        );
+    }
 }

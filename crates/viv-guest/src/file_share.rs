@@ -257,6 +257,10 @@ impl Worker {
     fn run(mut self) {
         let mut next_tick = Instant::now() + TICK;
         loop {
+            if Arc::strong_count(&self.shared) == 1 {
+                // No one can ask for anything any more.
+                return;
+            }
             let patience = next_tick.saturating_duration_since(Instant::now());
             self.wait(patience);
             let flushes = std::mem::take(&mut *self.shared.flushes());

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -63,15 +64,12 @@ pub fn is_plain_path(path: &Path) -> bool {
         && !path.as_os_str().as_bytes().contains(&0)
 }
 
-/// Sets the wall clock; nanoseconds since the Unix epoch.
+/// Sets the wall clock to a time since the Unix epoch.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn set_clock(nanoseconds: u64) -> Result<()> {
-    let time = Timespec {
-        tv_sec: i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0),
-        tv_nsec: (nanoseconds % 1_000_000_000).cast_signed(),
-    };
+pub fn set_clock(time: Duration) -> Result<()> {
+    let time = Timespec::try_from(time).unwrap_or_default();
     rustix::time::clock_settime(ClockId::Realtime, time).context(|| "cannot set the clock".to_owned())
 }
 
