@@ -34,6 +34,10 @@ pub use mux::{Driver, Incoming, Link, Request, Stream};
 /// How many streams a session may have open at once.
 pub const MAX_STREAMS: usize = 256;
 
+/// How many of them one side opens. Well below [`MAX_STREAMS`], which yamux ends a session over, so
+/// that neither side's own streams nor those on their way out ever reach it.
+pub const MAX_OPENED: usize = 96;
+
 /// The sum of all receive windows of a session, in bytes.
 pub const MAX_RECEIVE_BYTES: usize = 128 * 1024 * 1024;
 

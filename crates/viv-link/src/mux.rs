@@ -1,26 +1,55 @@
 //! yamux over a carrier, and the port greeting of each stream.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use viv_proto::ProtocolError;
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 
 use crate::carrier::Carrier;
-use crate::{LinkError, MAX_RECEIVE_BYTES, MAX_STREAMS};
+use crate::{LinkError, MAX_OPENED, MAX_RECEIVE_BYTES, MAX_STREAMS};
 
 /// One open stream of the link. Its end is the peer's close; operations carry their own ends.
-pub type Stream = Compat<yamux::Stream>;
+#[derive(Debug)]
+pub struct Stream {
+    inner: Compat<yamux::Stream>,
+    /// The place of a stream that this side opened.
+    _place: Option<OwnedSemaphorePermit>,
+}
 
-/// Opens streams to the other side.
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Opens streams to the other side: up to [`MAX_OPENED`] at once, more wait for their turn.
 #[derive(Debug, Clone)]
 pub struct Link {
     requests: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+    places: Arc<Semaphore>,
 }
 
 impl Link {
@@ -30,9 +59,11 @@ impl Link {
     /// [`LinkError::Refused`] if the other side does not serve the port, [`LinkError::Closed`] if
     /// the session ends first.
     pub async fn open(&self, number: u32) -> Result<Stream, LinkError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| LinkError::Closed)?;
         let (reply, opened) = oneshot::channel();
         self.requests.send(reply).await.map_err(|_| LinkError::Closed)?;
-        let mut stream = opened.await.map_err(|_| LinkError::Closed)?.compat();
+        let inner = opened.await.map_err(|_| LinkError::Closed)?.compat();
+        let mut stream = Stream { inner, _place: Some(place) };
         stream.write_all(port::connect_line(number).as_bytes()).await.map_err(|_| LinkError::Closed)?;
         let answer = read_greeting(&mut stream).await?;
         match port::parse_answer(&answer)? {
@@ -57,7 +88,7 @@ impl Incoming {
         loop {
             tokio::select! {
                 stream = self.streams.recv() => {
-                    self.greetings.push(Box::pin(greet(stream?.compat())));
+                    self.greetings.push(Box::pin(greet(Stream { inner: stream?.compat(), _place: None })));
                 }
                 Some(request) = self.greetings.next() => {
                     if request.is_some() {
@@ -143,7 +174,8 @@ where
     // Unbounded, yet bounded: yamux refuses more than `MAX_STREAMS`.
     let (inbound, streams) = mpsc::unbounded_channel();
     let incoming = Incoming { streams, greetings: FuturesUnordered::new() };
-    (Link { requests: request_sender }, incoming, Driver { connection, requests, opening: None, inbound })
+    let places = Arc::new(Semaphore::new(MAX_OPENED));
+    (Link { requests: request_sender, places }, incoming, Driver { connection, requests, opening: None, inbound })
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {

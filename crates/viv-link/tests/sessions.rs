@@ -86,6 +86,20 @@ async fn a_stalled_stream_stalls_itself_alone() {
 }
 
 #[tokio::test]
+async fn more_streams_than_fit_wait_for_their_turn() {
+    let (mut host, guest) = duplex(4096);
+    tokio::spawn(guest_sessions(guest, serve));
+    let (link, _, _pump) = session(&mut host, &FIRST_TOKEN).await;
+    let open = (0..4 * viv_link::MAX_STREAMS).map(|_| async {
+        let mut stream = link.open(7).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    });
+    futures::future::join_all(open).await;
+    echo(&link, b"alive").await;
+}
+
+#[tokio::test]
 async fn a_new_session_begins_in_the_middle_of_an_old_frame() {
     let (host, guest) = duplex(1 << 16);
     tokio::spawn(guest_sessions(guest, serve));
