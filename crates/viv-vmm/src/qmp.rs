@@ -3,14 +3,14 @@
 //! <https://www.qemu.org/docs/master/interop/qmp-spec.html>
 
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use crate::Event;
 
 /// QEMU is trusted less than this process: a line longer than this ends the conversation.
-const LONGEST_LINE_BYTES: usize = 64 * 1024;
+const LONGEST_LINE_BYTES: u64 = 64 * 1024;
 
 #[derive(Deserialize)]
 struct Line {
@@ -48,9 +48,9 @@ pub(crate) async fn follow(stream: UnixStream, events: mpsc::UnboundedSender<Eve
     let mut line = Vec::new();
     loop {
         line.clear();
-        match reader.read_until(b'\n', &mut line).await {
-            Ok(1..) if line.len() <= LONGEST_LINE_BYTES => {}
-            _ => return,
+        let read = (&mut reader).take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line).await;
+        if read.is_err() || line.last() != Some(&b'\n') {
+            return;
         }
         if let Some(event) = interpret(&line)
             && events.send(event).is_err()
