@@ -5,7 +5,7 @@
 pub enum LinkKind {
     /// The virtio-serial port [`crate::link::PORT_NAME`].
     VirtioSerial,
-    /// A vsock port, [`crate::link::VSOCK_LINK_PORT`].
+    /// A vsock port, [`viv_proto::VSOCK_LINK_PORT`].
     Vsock,
 }
 

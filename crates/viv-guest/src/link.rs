@@ -30,9 +30,6 @@ use crate::{sys, trace};
 /// The name of the virtio-serial port that carries the link.
 pub const PORT_NAME: &str = "viv.link";
 
-/// The vsock port that carries the link.
-pub const VSOCK_LINK_PORT: u32 = 1;
-
 /// Debug shells of agents answer on this port plus the agent's number.
 const FIRST_SHELL_PORT: u32 = 6000;
 

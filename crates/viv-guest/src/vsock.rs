@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, Interest, ReadBuf};
 use tokio::task::JoinHandle;
-use viv_proto::CONTROL_PORT;
+use viv_proto::{CONTROL_PORT, VSOCK_LINK_PORT};
 
 use crate::control::{self, Guest};
-use crate::link::{self, VSOCK_LINK_PORT};
+use crate::link;
 use crate::sys;
 
 /// The only peer that is listened to. A process of the guest has another address.

@@ -36,6 +36,10 @@ pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// The control port: every operation on a sandbox starts here.
 pub const CONTROL_PORT: u32 = 5000;
 
+/// The vsock port that carries the link. A port of the machine's address: the ports that streams
+/// of the link are opened to are others.
+pub const VSOCK_LINK_PORT: u32 = 1;
+
 /// Why bytes from the other side were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
