@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use viv_proto::message::{self, ShareKind};
 use viv_shares::{FileDaemonSpec, ShareSpec};
-use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, MachineSpec};
+use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, MachineSpec};
 
 use crate::error::adopt;
 use crate::{Error, ErrorKind, Paths, Result, SandboxSpec};
@@ -41,6 +41,8 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// The empty disk to clone.
     pub scratch: PathBuf,
+    /// What carries the link.
+    pub link: LinkCarrier,
     /// The VMM's command.
     pub vmm: CommandPlan,
     /// What the file daemon shares.
@@ -91,6 +93,7 @@ fn plan_with(
     kind_of: &dyn Fn(&Path) -> std::io::Result<ShareKind>,
 ) -> Result<Plan> {
     let accel = host.accel(spec.accel).map_err(adopt)?;
+    let link = link_carrier(&spec.id, host);
     let machine = MachineSpec {
         name: format!("viv-{}", spec.id),
         cpus: spec.cpus,
@@ -104,6 +107,7 @@ fn plan_with(
             Disk { serial: "scratch".to_owned(), backing: Backing::Ephemeral },
         ],
         share_tag: Some(SHARE_TAG.to_owned()),
+        link,
     };
     let mut shares = vec![(spec.workspace.clone(), utf8(&spec.workspace)?.to_owned(), false)];
     shares.extend(spec.mounts.iter().map(|mount| (mount.source.clone(), mount.destination.clone(), mount.read_only)));
@@ -129,6 +133,7 @@ fn plan_with(
         accel,
         warnings: warnings(spec, accel, host),
         scratch: artifacts.scratch.clone(),
+        link,
         vmm: viv_vmm::qemu::plan(&machine, host).map_err(adopt)?,
         file_daemon: FileDaemonSpec {
             shares: daemon_shares,
@@ -138,6 +143,24 @@ fn plan_with(
         },
         guest_shares,
     })
+}
+
+/// vsock where the host has it, else a serial port.
+fn link_carrier(id: &str, host: &HostFacts) -> LinkCarrier {
+    if host.vhost_vsock { LinkCarrier::Vsock { cid: vsock_address(id) } } else { LinkCarrier::VirtioSerial }
+}
+
+/// A guest's vsock address: as random as the id it comes from, 3 to 2^31 - 1. Two sandboxes may
+/// meet, though hardly ever do; the VMM of the second one then says that the address is in use.
+fn vsock_address(id: &str) -> u32 {
+    /// The addresses below are the hypervisor's and the host's; those from 2^31 on are left out
+    /// because tools take them for negative.
+    const ADDRESSES: std::ops::Range<u64> = 3..1 << 31;
+    // FNV-1a, so that an id of any form will do.
+    let hash = id
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    (ADDRESSES.start + hash % (ADDRESSES.end - ADDRESSES.start)) as u32
 }
 
 fn warnings(spec: &SandboxSpec, accel: Accel, host: &HostFacts) -> Vec<Warning> {
@@ -217,6 +240,7 @@ mod tests {
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 2_893_000,
             cpus: 2,
+            vhost_vsock: false,
         }
     }
 
@@ -238,6 +262,25 @@ mod tests {
         let plan = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
         insta::assert_snapshot!(plan);
         insta::assert_json_snapshot!((&plan.warnings, &plan.file_daemon, &plan.guest_shares));
+    }
+
+    #[test]
+    fn the_link_goes_over_vsock_where_the_host_has_it() {
+        let serial = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
+        assert_eq!(serial.link, LinkCarrier::VirtioSerial);
+        let host = HostFacts { vhost_vsock: true, ..host() };
+        let vsock = plan_with(&spec(), &artifacts(), &host, &kind_of).unwrap();
+        assert_eq!(vsock, plan_with(&spec(), &artifacts(), &host, &kind_of).unwrap(), "a plan is pure");
+        insta::assert_json_snapshot!(vsock.link);
+        insta::assert_snapshot!(vsock);
+    }
+
+    #[test]
+    fn vsock_addresses_are_a_guests_and_differ() {
+        let ids = ["00000000", "00000001", "0123abcd", "ffffffff", "", "any name"];
+        let addresses: std::collections::BTreeSet<u32> = ids.map(vsock_address).into();
+        assert_eq!(addresses.len(), ids.len());
+        assert!(addresses.iter().all(|address| (3..1 << 31).contains(address)), "{addresses:?}");
     }
 
     #[test]

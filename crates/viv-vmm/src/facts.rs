@@ -133,6 +133,8 @@ pub struct HostFacts {
     pub tsc_khz: u32,
     /// Processors this process may use.
     pub cpus: u32,
+    /// Whether /dev/vhost-vsock can be opened for reading and writing.
+    pub vhost_vsock: bool,
 }
 
 impl HostFacts {
@@ -149,6 +151,7 @@ impl HostFacts {
             kvm: Kvm::probe(),
             tsc_khz: tsc::frequency_khz(&memory.join("tsc-khz"))?,
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+            vhost_vsock: std::fs::File::options().read(true).write(true).open("/dev/vhost-vsock").is_ok(),
         })
     }
 
@@ -201,6 +204,7 @@ mod tests {
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 1,
             cpus: 1,
+            vhost_vsock: false,
         };
         assert_eq!(facts.accel(AccelChoice::Auto).unwrap(), Accel::Tcg);
         let refused = facts.accel(AccelChoice::Kvm).unwrap_err();

@@ -24,5 +24,7 @@ pub use console::{Tail, clean};
 pub use error::{Error, ErrorKind, Result};
 pub use facts::{HostFacts, Kvm, QemuBinary};
 pub use machine::{Change, Event, Machine, launch};
-pub use spec::{Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, MachineSpec, Placed, kernel_arguments};
+pub use spec::{
+    Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, LinkCarrier, MachineSpec, Placed, kernel_arguments,
+};
 pub use sys::die_with_parent;

@@ -48,6 +48,21 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// The tag of the virtiofs device, if there is one.
     pub share_tag: Option<String>,
+    /// What carries the link.
+    pub link: LinkCarrier,
+}
+
+/// What carries the link between host and guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkCarrier {
+    /// A virtio-serial port, behind [`Descriptor::LinkListener`].
+    VirtioSerial,
+    /// AF_VSOCK, on which the guest listens.
+    Vsock {
+        /// The guest's address: at least 3, and unique among the host's running machines.
+        cid: u32,
+    },
 }
 
 /// A block device.
@@ -73,7 +88,8 @@ pub enum Backing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Descriptor {
-    /// A listening Unix socket: whoever connects to it holds the guest's link port.
+    /// A listening Unix socket: whoever connects to it holds the guest's link port. Absent if the
+    /// link goes over vsock.
     LinkListener,
     /// One end of a socket pair that speaks QMP.
     Monitor,

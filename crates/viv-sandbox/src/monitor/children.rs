@@ -14,14 +14,14 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use viv_shares::FileDaemonSpec;
-use viv_vmm::{Change, Descriptor, Machine, Tail};
+use viv_vmm::{Change, Descriptor, LinkCarrier, Machine, Tail};
 
 use super::{FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
 use crate::registry::RunDirectory;
 use crate::{Error, ErrorKind, Paths, Plan, Result};
 
-/// The socket the link is connected through; its listener is the VMM's.
+/// The socket a link over virtio-serial is connected through; its listener is the VMM's.
 pub(super) const LINK_SOCKET: &str = "link.sock";
 
 const SHARES_SOCKET: &str = "shares.sock";
@@ -51,12 +51,12 @@ impl Children {
         let shares = UnixListener::bind(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
         let (file_daemon, ready, daemon_words) = start_file_daemon(&plan.file_daemon, shares.into())?;
         let to_shares = UnixStream::connect(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
-        let link = UnixListener::bind(run.socket_path(LINK_SOCKET)).map_err(sockets())?;
-        let descriptors: BTreeMap<Descriptor, OwnedFd> = BTreeMap::from([
-            (Descriptor::Scratch, scratch.into()),
-            (Descriptor::FileDaemon, to_shares.into()),
-            (Descriptor::LinkListener, link.into()),
-        ]);
+        let mut descriptors: BTreeMap<Descriptor, OwnedFd> =
+            BTreeMap::from([(Descriptor::Scratch, scratch.into()), (Descriptor::FileDaemon, to_shares.into())]);
+        if plan.link == LinkCarrier::VirtioSerial {
+            let link = UnixListener::bind(run.socket_path(LINK_SOCKET)).map_err(sockets())?;
+            descriptors.insert(Descriptor::LinkListener, link.into());
+        }
         let machine = viv_vmm::launch(&plan.vmm, descriptors).map_err(adopt)?;
         Ok(Self { machine, file_daemon, daemon_words, ready: Some(ready), powered_off: false })
     }

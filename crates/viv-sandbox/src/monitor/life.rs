@@ -12,9 +12,10 @@ use viv_error::Report;
 use viv_link::Link;
 use viv_proto::message::{Configure, Configured, kind};
 use viv_proto::{CONTROL_PORT, ProtocolError};
+use viv_vmm::LinkCarrier;
 
 use super::children::{Children, LINK_SOCKET};
-use super::link::{self, Current};
+use super::link::{self, Carrier, Current};
 use super::server::{Command, Server};
 use crate::error::io;
 use crate::exec::ask;
@@ -80,7 +81,11 @@ async fn live(
     let (publish, current) = watch::channel(None);
     let (cut, cuts) = mpsc::channel(1);
     let (refuse, refused) = mpsc::channel(1);
-    let keeper = tokio::spawn(link::keep(run.socket_path(LINK_SOCKET), publish, cuts, refuse));
+    let carrier = match first.plan.link {
+        LinkCarrier::VirtioSerial => Carrier::Socket(run.socket_path(LINK_SOCKET)),
+        LinkCarrier::Vsock { cid } => Carrier::Vsock { cid },
+    };
+    let keeper = tokio::spawn(link::keep(carrier, publish, cuts, refuse));
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
     let server = Server { current: current.clone(), configured: is_configured, commands };

@@ -1,34 +1,65 @@
-//! Keeps the link: connects to the VMM's socket, and again when it breaks.
+//! Keeps the link: connects to the VMM's socket or to the guest's, and again when it breaks.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
+use tokio_util::either::Either;
+use tokio_vsock::{VsockAddr, VsockStream};
 use viv_link::{Incoming, Link, LinkError};
-use viv_proto::ProtocolError;
-use viv_proto::handshake::FIRST_TOKEN;
+use viv_proto::handshake::{FIRST_TOKEN, Token};
+use viv_proto::{ProtocolError, VSOCK_LINK_PORT};
 
-/// Between attempts to make a broken link anew.
+/// Between attempts to make a link: it broke, or no one listens yet.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The link as others see it: `None` while it is broken.
 pub(super) type Current = watch::Receiver<Option<Link>>;
 
+/// Where the link's carrier is connected.
+pub(super) enum Carrier {
+    /// A socket of the VMM's, behind which is a serial port.
+    Socket(PathBuf),
+    /// The guest itself, by its address.
+    Vsock { cid: u32 },
+}
+
+impl Carrier {
+    /// Over vsock this fails as long as the guest does not listen, and takes two seconds (the
+    /// kernel's limit) as long as it does not even have the driver.
+    async fn connect(&self) -> std::io::Result<Either<UnixStream, VsockStream>> {
+        Ok(match self {
+            Self::Socket(path) => Either::Left(UnixStream::connect(path).await?),
+            Self::Vsock { cid } => Either::Right(VsockStream::connect(VsockAddr::new(*cid, VSOCK_LINK_PORT)).await?),
+        })
+    }
+
+    /// What begins the session after one that told `next`. A serial port is one stream as long as
+    /// the machine lives, and what it carries next must be told from what is left in it. A vsock
+    /// connection is a stream of its own, with its own first session.
+    fn next_reset(&self, next: Token) -> Token {
+        match self {
+            Self::Socket(_) => next,
+            Self::Vsock { .. } => FIRST_TOKEN,
+        }
+    }
+}
+
 /// Keeps a link for ever. `cut` breaks it on purpose; `refused` gets the reason if the guest
 /// speaks another version, after which there is no point in trying again.
 pub(super) async fn keep(
-    socket: PathBuf,
+    carrier: Carrier,
     current: watch::Sender<Option<Link>>,
     mut cut: mpsc::Receiver<()>,
     refused: mpsc::Sender<ProtocolError>,
 ) {
     let mut reset = FIRST_TOKEN;
     loop {
-        let session = async { viv_link::host_session(UnixStream::connect(&socket).await?, &reset).await };
+        let session = async { viv_link::host_session(carrier.connect().await?, &reset).await };
         match session.await {
             Ok(session) => {
-                reset = session.next_reset;
+                reset = carrier.next_reset(session.next_reset);
                 current.send_replace(Some(session.link));
                 tokio::select! {
                     _ = session.driver.run() => {}

@@ -1,13 +1,16 @@
 //! From a specification to QEMU's command line. Pure.
 
 use crate::spec::{Backing, Descriptor, Placed};
-use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, MachineSpec, Result};
+use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, Result};
 
 /// The name of the virtio-serial port that carries the link.
 const LINK_PORT: &str = "viv.link";
 
 /// The first descriptor number handed to QEMU.
 const FIRST_DESCRIPTOR: i32 = 3;
+
+/// The addresses below belong to the hypervisor, the machine itself and its host.
+const FIRST_GUEST_CID: u32 = 3;
 
 /// Below this a Debian kernel with its initramfs does not reach PID 1.
 const SMALLEST_MEMORY_MIB: u64 = 256;
@@ -50,10 +53,17 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
     let monitor = descriptors.place(Descriptor::Monitor);
     arguments.option("-chardev", format!("socket,id=monitor,fd={monitor}"));
     arguments.option("-mon", "chardev=monitor,mode=control");
-    let link = descriptors.place(Descriptor::LinkListener);
-    arguments.option("-chardev", format!("socket,id=link,fd={link},server=on,wait=off"));
-    arguments.option("-device", "virtio-serial-pci,max_ports=2");
-    arguments.option("-device", format!("virtserialport,chardev=link,name={LINK_PORT}"));
+    match spec.link {
+        LinkCarrier::VirtioSerial => {
+            let link = descriptors.place(Descriptor::LinkListener);
+            arguments.option("-chardev", format!("socket,id=link,fd={link},server=on,wait=off"));
+            arguments.option("-device", "virtio-serial-pci,max_ports=2");
+            arguments.option("-device", format!("virtserialport,chardev=link,name={LINK_PORT}"));
+        }
+        LinkCarrier::Vsock { cid } => {
+            arguments.option("-device", format!("vhost-vsock-pci,guest-cid={cid}"));
+        }
+    }
 
     for disk in &spec.disks {
         let serial = &disk.serial;
@@ -101,6 +111,11 @@ fn check(spec: &MachineSpec) -> Result<()> {
         ))
         .hint(format!("--memory {SMALLEST_MEMORY_MIB}M")));
     }
+    if let LinkCarrier::Vsock { cid } = spec.link
+        && cid < FIRST_GUEST_CID
+    {
+        return Err(invalid(format!("vsock address {cid}; a guest's is at least {FIRST_GUEST_CID}")));
+    }
     if spec.disks.iter().filter(|disk| disk.backing == Backing::Ephemeral).count() > 1 {
         return Err(invalid("more than one ephemeral disk".to_owned()));
     }
@@ -113,7 +128,11 @@ fn kernel_command_line(spec: &MachineSpec, facts: &HostFacts) -> String {
         // KVM has a paravirtual clock; under emulation the kernel must be told (see tsc.rs).
         line.push(format!("tsc_early_khz={}", facts.tsc_khz));
     }
-    line.push("viv.link=virtio-serial".to_owned());
+    let link = match spec.link {
+        LinkCarrier::VirtioSerial => "viv.link=virtio-serial",
+        LinkCarrier::Vsock { .. } => "viv.link=vsock",
+    };
+    line.push(link.to_owned());
     line.join(" ")
 }
 
@@ -163,6 +182,7 @@ mod tests {
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 2_893_000,
             cpus: 2,
+            vhost_vsock: false,
         }
     }
 
@@ -180,6 +200,7 @@ mod tests {
                 Disk { serial: "scratch".into(), backing: Backing::Ephemeral },
             ],
             share_tag: Some("viv".into()),
+            link: LinkCarrier::VirtioSerial,
         }
     }
 
@@ -204,11 +225,22 @@ mod tests {
     }
 
     #[test]
+    fn a_link_over_vsock_needs_no_descriptor() {
+        let spec = MachineSpec { link: LinkCarrier::Vsock { cid: 0x0123_abcd }, ..spec(Accel::Kvm) };
+        let plan = plan(&spec, &facts()).unwrap();
+        insta::assert_snapshot!(shown(&plan));
+        insta::assert_json_snapshot!(plan.descriptors);
+    }
+
+    #[test]
     fn impossible_machines_are_refused_with_a_way_out() {
         let small = plan(&MachineSpec { memory_mib: 64, ..spec(Accel::Tcg) }, &facts()).unwrap_err();
         assert_eq!(small.to_string(), "64 MiB of memory; below 256 MiB the guest does not boot");
         assert_eq!(small.hints(), ["--memory 256M"]);
         let wide = plan(&MachineSpec { cpus: 0, ..spec(Accel::Tcg) }, &facts()).unwrap_err();
         assert_eq!(*wide.kind(), ErrorKind::InvalidSpec);
+        let host =
+            plan(&MachineSpec { link: LinkCarrier::Vsock { cid: 2 }, ..spec(Accel::Tcg) }, &facts()).unwrap_err();
+        assert_eq!(host.to_string(), "vsock address 2; a guest's is at least 3");
     }
 }
