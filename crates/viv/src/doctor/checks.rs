@@ -138,9 +138,9 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks.push(Check::ok(
         "vsock",
         if facts.vsock {
-            "/dev/vhost-vsock can be opened; the link does without, over a serial port"
+            "/dev/vhost-vsock can be opened; the link goes over it"
         } else {
-            "/dev/vhost-vsock cannot be opened; the link does without, over a serial port"
+            "/dev/vhost-vsock cannot be opened; the link goes over a serial port instead"
         },
     ));
     checks
