@@ -51,6 +51,7 @@ const PACKAGES: &[Package] = &[
     ),
     Package { name: "tmux", sign: Sign::Program("tmux"), for_tests: true },
     Package { name: "git", sign: Sign::Program("git"), for_tests: true },
+    Package { name: "cpio", sign: Sign::Program("cpio"), for_tests: true },
 ];
 
 /// What was found.

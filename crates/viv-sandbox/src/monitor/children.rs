@@ -33,7 +33,10 @@ const CAUSE_PATIENCE: Duration = Duration::from_millis(500);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many of the last console lines an error shows.
-const CONSOLE_LINES: usize = 20;
+const CONSOLE_LINES: usize = 12;
+
+/// Among how many of the last ones the reason is looked for.
+const CONSOLE_MEMORY_LINES: usize = 400;
 
 pub(super) struct Children {
     pub(super) machine: Machine,
@@ -133,7 +136,7 @@ impl Children {
 
     /// The error, with the end of the guest's console as its cause.
     pub(super) fn with_console(&self, error: Error) -> Error {
-        let mut lines = self.machine.console().lines(CONSOLE_LINES);
+        let mut lines = telling(self.machine.console().lines(CONSOLE_MEMORY_LINES));
         if lines.is_empty() {
             lines.push("its console is empty".to_owned());
         }
@@ -148,6 +151,17 @@ impl Children {
             let _ = self.file_daemon.kill().await;
         }
     }
+}
+
+/// The lines from the one that says why, or else the last ones: a kernel's register dump and trace
+/// come after its reason and are long.
+fn telling(mut lines: Vec<String>) -> Vec<String> {
+    const REASONS: [&str; 3] = ["viv-guest: fatal", "Kernel panic", "BUG: "];
+    let reason = lines.iter().position(|line| REASONS.iter().any(|reason| line.contains(reason)));
+    let first = reason.unwrap_or(lines.len().saturating_sub(CONSOLE_LINES));
+    lines.drain(..first);
+    lines.truncate(CONSOLE_LINES);
+    lines
 }
 
 fn host_disk_full() -> Error {
@@ -203,4 +217,21 @@ fn memory_file(content: &[u8]) -> std::io::Result<File> {
     file.write_all(content)?;
     file.rewind()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_is_shown_from_its_reason_on_and_silence_by_its_end() {
+        let noise = |count| (0..count).map(|number| format!("line {number}")).collect::<Vec<_>>();
+        let mut crash = noise(50);
+        crash.push("[ 2.1] Kernel panic - not syncing: sysrq triggered crash".to_owned());
+        crash.extend(noise(50));
+        let shown = telling(crash);
+        assert!(shown.len() == CONSOLE_LINES && shown[0].contains("sysrq"), "{shown:?}");
+        assert_eq!(telling(noise(50)).last().unwrap(), "line 49");
+        assert!(telling(Vec::new()).is_empty());
+    }
 }
