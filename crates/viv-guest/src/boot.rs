@@ -11,7 +11,7 @@
 //! of those files would first be copied up, which took as long as all of this together.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,13 +21,17 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{Resource, Rlimit};
 use viv_proto::message::FailureKind;
+use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
 
 use crate::command_line::{CommandLine, LinkKind};
 use crate::error::{Context, Result, error};
 use crate::{console, modules, sys, trace};
 
+/// The serial of the disk that takes what is written.
+const SCRATCH: &str = "scratch";
+
 /// How long a disk may take to appear.
-const DISK_DEADLINE: Duration = Duration::from_secs(5);
+const DISK_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often it is looked for meanwhile.
 const DISK_RETRY: Duration = Duration::from_millis(2);
@@ -173,6 +177,19 @@ fn find_disk(serial: &str, deadline: Instant) -> Result<PathBuf> {
     }
 }
 
+/// Reads what vsock connections have to begin with.
+///
+/// # Errors
+/// If there is no scratch disk, or it cannot be read.
+pub(crate) fn vsock_key() -> io::Result<VsockKey> {
+    let disk = find_disk(SCRATCH, Instant::now() + DISK_DEADLINE).map_err(io::Error::other)?;
+    let mut disk = fs::File::open(disk)?;
+    disk.seek(SeekFrom::End(-(VSOCK_KEY_BLOCK_BYTES as i64)))?;
+    let mut key = VsockKey::default();
+    disk.read_exact(&mut key)?;
+    Ok(key)
+}
+
 /// Finds a disk and mounts it. A disk is listed a moment before it can be opened.
 fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags, options: &str) -> Result<()> {
     let deadline = Instant::now() + DISK_DEADLINE;
@@ -190,7 +207,7 @@ fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags, options
 /// neither barriers nor the initialisation of unused tables are worth their time.
 fn mount_scratch() -> Result<()> {
     let options = "barrier=0,noinit_itable,noauto_da_alloc";
-    mount_disk("scratch", "/scratch", "ext4", MountFlags::NOATIME, options)?;
+    mount_disk(SCRATCH, "/scratch", "ext4", MountFlags::NOATIME, options)?;
     make_directory(UPPER)?;
     make_directory("/scratch/work")
 }

@@ -40,6 +40,16 @@ pub const CONTROL_PORT: u32 = 5000;
 /// of the link are opened to are others.
 pub const VSOCK_LINK_PORT: u32 = 1;
 
+/// The length of the key that every vsock connection to a guest begins with. vsock asks for no
+/// permission: any process of the host reaches every guest.
+pub const VSOCK_KEY_BYTES: usize = 16;
+
+/// The key opens a block of this many bytes at the end of the scratch disk, after its file system.
+pub const VSOCK_KEY_BLOCK_BYTES: usize = 4096;
+
+/// What a vsock connection begins with: fresh random bytes for each machine.
+pub type VsockKey = [u8; VSOCK_KEY_BYTES];
+
 /// Why bytes from the other side were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

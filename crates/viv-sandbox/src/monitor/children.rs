@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -13,6 +14,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
 use viv_shares::FileDaemonSpec;
 use viv_vmm::{Change, Descriptor, LinkCarrier, Machine, Tail};
 
@@ -47,9 +49,13 @@ pub(super) struct Children {
 }
 
 impl Children {
-    /// Starts both. They are ready when the guest answers, or one of them ends.
-    pub(super) fn start(plan: &Plan, paths: &Paths, run: &RunDirectory) -> Result<Self> {
+    /// Starts both. They are ready when the guest answers, or one of them ends. Over vsock the
+    /// guest lets in who begins with `key`.
+    pub(super) fn start(plan: &Plan, paths: &Paths, run: &RunDirectory, key: &VsockKey) -> Result<Self> {
         let scratch = viv_image::clone_scratch(&plan.scratch, &paths.state).map_err(adopt)?;
+        if plan.link != LinkCarrier::VirtioSerial {
+            append_key(&scratch, key).map_err(io("the scratch disk could not be written"))?;
+        }
         let sockets = || io("the sandbox's sockets could not be made");
         let shares = UnixListener::bind(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
         let (file_daemon, ready, daemon_words) = start_file_daemon(&plan.file_daemon, shares.into())?;
@@ -164,6 +170,14 @@ fn telling(mut lines: Vec<String>) -> Vec<String> {
     lines
 }
 
+/// Leaves the key where the guest finds it and other users of the host do not: a command line and
+/// the files of the cache are theirs to read, the scratch disk is not.
+fn append_key(scratch: &File, key: &VsockKey) -> std::io::Result<()> {
+    let mut block = [0; VSOCK_KEY_BLOCK_BYTES];
+    block[..key.len()].copy_from_slice(key);
+    scratch.write_all_at(&block, scratch.metadata()?.len())
+}
+
 fn host_disk_full() -> Error {
     Error::new(ErrorKind::HostDiskFull, "the host's disk is full: the sandbox's scratch disk cannot grow")
         .hint("free space where `viv doctor` says the state directory is, or move it with XDG_STATE_HOME")
@@ -233,5 +247,17 @@ mod tests {
         assert!(shown.len() == CONSOLE_LINES && shown[0].contains("sysrq"), "{shown:?}");
         assert_eq!(telling(noise(50)).last().unwrap(), "line 49");
         assert!(telling(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn the_key_follows_the_file_system() {
+        let mut scratch = tempfile::tempfile().unwrap();
+        scratch.write_all(&[7; 8192]).unwrap();
+        append_key(&scratch, b"0123456789abcdef").unwrap();
+        let mut disk = vec![0; 8192 + VSOCK_KEY_BLOCK_BYTES];
+        assert_eq!(scratch.metadata().unwrap().len(), disk.len() as u64);
+        scratch.read_exact_at(&mut disk, 0).unwrap();
+        assert!(disk[..8192].iter().all(|byte| *byte == 7));
+        assert!(disk[8192..].starts_with(b"0123456789abcdef\0"));
     }
 }

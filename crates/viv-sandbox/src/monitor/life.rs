@@ -72,7 +72,8 @@ async fn live(
     let mut record = Record::new(&first.plan.spec, first.plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
-    let mut children = Children::start(&first.plan, &first.paths, &run)?;
+    let key = random_bytes();
+    let mut children = Children::start(&first.plan, &first.paths, &run, &key)?;
     record.vmm_pid = Some(children.machine.pid());
     record.file_daemon_pid = children.file_daemon_pid();
     record.processes.extend(record.vmm_pid.into_iter().chain(record.file_daemon_pid).filter_map(ProcessName::of));
@@ -83,7 +84,7 @@ async fn live(
     let (refuse, refused) = mpsc::channel(1);
     let carrier = match first.plan.link {
         LinkCarrier::VirtioSerial => Carrier::Socket(run.socket_path(LINK_SOCKET)),
-        LinkCarrier::Vsock { cid } => Carrier::Vsock { cid },
+        LinkCarrier::Vsock { cid } => Carrier::Vsock { cid, key },
     };
     let keeper = tokio::spawn(link::keep(carrier, publish, cuts, refuse));
     let (configured, is_configured) = watch::channel(false);

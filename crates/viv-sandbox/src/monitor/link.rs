@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
 use viv_link::{Incoming, Link, LinkError};
 use viv_proto::handshake::{FIRST_TOKEN, Token};
-use viv_proto::{ProtocolError, VSOCK_LINK_PORT};
+use viv_proto::{ProtocolError, VSOCK_LINK_PORT, VsockKey};
 
 /// Between attempts to make a link: it broke, or no one listens yet.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -21,8 +22,8 @@ pub(super) type Current = watch::Receiver<Option<Link>>;
 pub(super) enum Carrier {
     /// A socket of the VMM's, behind which is a serial port.
     Socket(PathBuf),
-    /// The guest itself, by its address.
-    Vsock { cid: u32 },
+    /// The guest itself, by its address; it lets in who begins with the key.
+    Vsock { cid: u32, key: VsockKey },
 }
 
 impl Carrier {
@@ -31,7 +32,11 @@ impl Carrier {
     async fn connect(&self) -> std::io::Result<Either<UnixStream, VsockStream>> {
         Ok(match self {
             Self::Socket(path) => Either::Left(UnixStream::connect(path).await?),
-            Self::Vsock { cid } => Either::Right(VsockStream::connect(VsockAddr::new(*cid, VSOCK_LINK_PORT)).await?),
+            Self::Vsock { cid, key } => {
+                let mut stream = VsockStream::connect(VsockAddr::new(*cid, VSOCK_LINK_PORT)).await?;
+                stream.write_all(key).await?;
+                Either::Right(stream)
+            }
         })
     }
 

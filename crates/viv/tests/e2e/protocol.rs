@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Host, Sandbox};
+use crate::support::{Host, Sandbox, kill};
 
 fn connect(host: &Host, sandbox: &Sandbox<'_>) -> UnixStream {
     let id = sandbox.record()["id"].as_str().unwrap().to_owned();
@@ -122,6 +123,8 @@ fn a_guest_that_writes_to_the_links_port_harms_nothing_but_itself() {
 fn a_link_cut_is_made_anew() {
     let Some(host) = Host::new() else { return };
     let sandbox = host.sandbox(&[]);
+    // Its client would end the sandbox, having lost the program it ran: it is not to notice.
+    kill(sandbox.pid("client"), Signal::STOP);
     for _ in 0..5 {
         // Cut while bytes are under way in both directions.
         let mut busy = host
@@ -142,4 +145,9 @@ fn a_link_cut_is_made_anew() {
         assert_ne!(busy.wait().unwrap().code(), Some(0));
         sandbox.ok("true");
     }
+    kill(sandbox.pid("client"), Signal::CONT);
+    // The program it was started for ended with the first link, and that is what it says.
+    let client = sandbox.wait();
+    assert_eq!(client.code, 125, "{client:?}");
+    host.assert_nothing_is_left();
 }
