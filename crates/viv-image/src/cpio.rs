@@ -110,7 +110,12 @@ mod tests {
         child.stdin.take().unwrap().write_all(&sample()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success());
-        insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap(), @r"
+        drwxr-xr-x   2 0        0               0 Jan  1  1970 dev
+        crw-------   1 0        0          5,   1 Jan  1  1970 dev/console
+        -rwxr-xr-x   1 0        0              10 Jan  1  1970 init
+        -rw-r--r--   1 0        0               0 Jan  1  1970 empty
+        ");
     }
 
     #[test]
