@@ -182,6 +182,20 @@ impl Tree {
     }
 }
 
+/// Cuts off the signature that is appended to a module, if there is one: the signature, a
+/// `struct module_signature` whose last four bytes are the signature's length (big-endian), and a
+/// marker (linux/module_signature.h).
+pub(crate) fn remove_signature(module: &mut Vec<u8>) {
+    const MARKER: &[u8] = b"~Module signature appended~\n";
+    const HEADER_BYTES: usize = 12;
+    let Some((_, length)) = module.strip_suffix(MARKER).and_then(<[u8]>::split_last_chunk::<4>) else { return };
+    let signature = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    let appended = signature.saturating_add(HEADER_BYTES + MARKER.len());
+    if let Some(end) = module.len().checked_sub(appended) {
+        module.truncate(end);
+    }
+}
+
 /// `kernel/fs/erofs/erofs.ko.xz` is `erofs`.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
@@ -251,6 +265,22 @@ pub(crate) mod tests {
         vmw_vsock_virtio_transport vsock
         "#);
         assert!(modules.iter().all(|module| module.content.starts_with(b"\x7fELF")));
+    }
+
+    #[test]
+    fn a_signature_is_cut_off_and_nothing_else() {
+        let cut = |bytes: &[u8]| {
+            let mut module = bytes.to_vec();
+            remove_signature(&mut module);
+            module
+        };
+        let marker = b"~Module signature appended~\n";
+        let signed = [b"\x7fELF module", &b"SIGNED"[..], &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 6], marker].concat();
+        assert_eq!(cut(&signed), b"\x7fELF module");
+        assert_eq!(cut(b"\x7fELF module"), b"\x7fELF module");
+        assert_eq!(cut(marker), marker);
+        let lying = [&[0xff; 12][..], marker].concat();
+        assert_eq!(cut(&lying), lying);
     }
 
     #[test]
