@@ -36,16 +36,15 @@ const LINE_BYTES: u64 = 4096;
 /// and then what it made is removed by the next builder. $@ is the tool. (A background command of a
 /// shell gets an empty standard input unless it comes from another descriptor.)
 const WRAPPER: &str = r#"
-trap 'trap "" HUP INT TERM; kill -s TERM 0; (sleep 10; kill -s KILL 0) & wait "$tool"; kill -s KILL 0' HUP INT TERM
+trap 'tool=$!; trap "" HUP INT TERM; kill -s TERM 0; (sleep 10; kill -s KILL 0) & ${tool:+wait $tool}; kill -s KILL 0' HUP INT TERM
 exec 3<&0
 "$@" <&3 3<&- &
-tool=$!
-wait "$tool"
+wait "$!"
 "#;
 
-/// Runs a command to its end, in a process group of its own. Its standard output and error come to `on_line` as they were written,
-/// without control characters; its standard input is `stdin`, or empty. It is tied to this thread and
-/// to `locks` (see [`sys::tie`]).
+/// Runs a command to its end, in a process group of its own. Its standard output and error come to
+/// `on_line` as they were written, without control characters; its standard input is `stdin`, or
+/// empty. It is tied to this thread and to `locks` (see [`sys::tie`]).
 pub(crate) fn run(
     invocation: &Invocation,
     stdin: Option<File>,
