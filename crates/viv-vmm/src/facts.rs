@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Accel, AccelChoice, Error, ErrorKind, Result, sys, tsc};
 
 /// The oldest QEMU that is supported: Ubuntu 24.04's series. Older ones were never tried.
-const OLDEST_QEMU: (u32, u32) = (8, 2);
+pub const OLDEST_QEMU: (u32, u32) = (8, 2);
 
 /// Whether KVM can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ pub mod qemu;
 
 pub use console::{Tail, clean};
 pub use error::{Error, ErrorKind, Result};
-pub use facts::{HostFacts, Kvm, QemuBinary};
+pub use facts::{HostFacts, Kvm, OLDEST_QEMU, QemuBinary};
 pub use machine::{Change, Event, Machine, launch};
 pub use spec::{
     Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, LinkCarrier, MachineSpec, Placed, kernel_arguments,

@@ -50,7 +50,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Exec(arguments) => exec::exec(arguments, &printer),
         Command::Ps(arguments) => manage::ps(arguments),
         Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),
-        Command::Kill(arguments) => manage::end(&arguments.sandboxes, arguments.all, Ending::Kill, &printer),
+        Command::Kill(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Kill, &printer),
         Command::Doctor(arguments) => doctor::doctor(arguments, &printer),
         Command::Completions(arguments) => print::completions(arguments),
         Command::Man(arguments) => print::man(arguments),

@@ -76,9 +76,17 @@ pub enum Command {
     /// List running sandboxes
     Ps(PsArguments),
     /// Stop sandboxes: their shares are flushed, then they are powered off
+    #[command(after_help = "\
+Examples:
+  viv stop review
+  viv stop --all")]
     Stop(TargetArguments),
     /// Kill sandboxes at once
-    Kill(KillArguments),
+    #[command(after_help = "\
+Examples:
+  viv kill 3f2a                  at once; what the sandbox had not yet written is lost
+  viv kill --all")]
+    Kill(TargetArguments),
     /// Check whether this machine is ready, and say what to do about it
     Doctor(DoctorArguments),
     /// Print the completion script of a shell
@@ -131,26 +139,7 @@ pub struct PsArguments {
 
 /// Which sandboxes.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  viv stop review
-  viv stop --all")]
 pub struct TargetArguments {
-    /// Ids, unique beginnings of ids, or names
-    #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
-    pub sandboxes: Vec<String>,
-    /// Every running sandbox of yours
-    #[arg(long)]
-    pub all: bool,
-}
-
-/// `viv kill`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  viv kill 3f2a                  at once; what the sandbox had not yet written is lost
-  viv kill --all")]
-pub struct KillArguments {
     /// Ids, unique beginnings of ids, or names
     #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
     pub sandboxes: Vec<String>,

@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
+use viv_sandbox::OLDEST_QEMU;
+
 use super::facts::{Backports, Disk, Facts, Kvm, Memory, Namespaces, Qemu, Subordinate};
 use crate::output::shell_words;
 use crate::settings::DEFAULT_MEMORY;
 use crate::settings::values::human_bytes;
-
-/// The oldest QEMU that runs the machine viv builds.
-pub const MINIMUM_QEMU: (u32, u32) = (8, 2);
 
 /// How many subordinate ids a Debian image needs.
 const NEEDED_IDS: u64 = 65536;
@@ -197,9 +196,9 @@ fn qemu(facts: &Facts) -> Check {
         let steps = install_qemu(facts);
         if steps.is_empty() { check.note("install QEMU's x86_64 system emulator") } else { check.steps(steps) }
     };
-    let (major, minor) = MINIMUM_QEMU;
+    let (major, minor) = OLDEST_QEMU;
     match &facts.qemu {
-        Qemu::Found { path, version } if *version >= MINIMUM_QEMU => {
+        Qemu::Found { path, version } if *version >= OLDEST_QEMU => {
             Check::ok("qemu", format!("{}.{} ({})", version.0, version.1, path.display()))
         }
         Qemu::Found { path, version } => mend(Check::fail(
