@@ -7,8 +7,8 @@
 //!    /root    overlay  ──►
 //! ```
 //! The initramfs stays below, empty and out of reach. Before the overlay is mounted, `configure`
-//! writes what makes the sandbox this one straight into its upper layer: through the overlay each
-//! of those files would first be copied up, which took as long as all of this together.
+//! makes every file that it or a template's heir will write straight in its upper layer: through the
+//! overlay each would first be copied up, which took as long as all of this together.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -71,10 +71,8 @@ pub fn boot() -> Booted {
             return Booted { link: LinkKind::VirtioSerial, failure: Some(crate::error::line(&reason)) };
         }
     };
-    if command_line.trace {
-        trace::enable(started);
-        trace::mark("early");
-    }
+    trace::mark_at("init", started);
+    trace::mark("early");
     let failure = disks(&command_line).err().map(|reason| crate::error::line(&reason));
     Booted { link: command_line.link, failure }
 }

@@ -14,20 +14,17 @@ pub enum LinkKind {
 pub struct CommandLine {
     /// `viv.link=virtio-serial` (the default) or `viv.link=vsock`; the last one counts.
     pub link: LinkKind,
-    /// `viv.trace`: say on the console when each part of the boot was done.
-    pub trace: bool,
 }
 
 impl CommandLine {
     /// Reads a command line. Words it does not know belong to others.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut parsed = Self { link: LinkKind::VirtioSerial, trace: false };
+        let mut parsed = Self { link: LinkKind::VirtioSerial };
         for word in text.split_ascii_whitespace() {
             match word {
                 "viv.link=virtio-serial" => parsed.link = LinkKind::VirtioSerial,
                 "viv.link=vsock" => parsed.link = LinkKind::Vsock,
-                "viv.trace" => parsed.trace = true,
                 _ => {}
             }
         }
@@ -42,9 +39,8 @@ mod tests {
     #[test]
     fn the_last_link_counts_and_strange_words_are_left_alone() {
         let parsed = CommandLine::parse("quiet viv.link=vsock panic=-1 viv.link=virtio-serial viv.link=pigeon\n");
-        assert_eq!(parsed, CommandLine { link: LinkKind::VirtioSerial, trace: false });
-        let parsed = CommandLine::parse("viv.trace viv.link=vsock");
-        assert_eq!(parsed, CommandLine { link: LinkKind::Vsock, trace: true });
+        assert_eq!(parsed, CommandLine { link: LinkKind::VirtioSerial });
+        assert_eq!(CommandLine::parse("viv.link=vsock").link, LinkKind::Vsock);
         assert_eq!(CommandLine::parse("").link, LinkKind::VirtioSerial);
     }
 }

@@ -1,9 +1,9 @@
-//! `configure`: what makes a booted guest this sandbox.
+//! `prepare` and `configure`: what makes a booted guest a template, and then this sandbox.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use viv_proto::message::{Configure, Configured};
+use viv_proto::message::{Configure, Configured, User};
 
 use crate::error::{Context, Result};
 use crate::file_share::Keeper;
@@ -34,20 +34,30 @@ impl Sandbox {
     }
 }
 
-/// Carries out a configuration on this machine: clock and randomness first, shares last.
+/// Does what takes time and is the same for every sandbox of an image and its user: what is written
+/// before the root is assembled, and the root.
+///
+/// # Errors
+/// The first step that failed. The guest is then not to be used.
+pub fn prepare(user: &User, timezone: Option<&str>) -> Result<()> {
+    let layers = Layers { lower: Path::new(boot::LOWER), upper: Path::new(boot::UPPER) };
+    identity::write_common(layers, user, timezone)?;
+    trace::mark("user");
+    boot::enter_root()
+}
+
+/// Carries out a configuration on a prepared machine: clock and randomness first, shares last.
 /// `received` is when the host's message arrived, for its clock has gone on since.
 ///
 /// # Errors
 /// What the host asked for and cannot have. The guest is then not to be used.
 pub fn configure(wanted: &Configure, received: Instant) -> Result<Sandbox> {
-    trace::mark("configure");
     identity::set_clock(Duration::from_nanos(wanted.wall_clock_ns) + received.elapsed())?;
     identity::add_entropy(&wanted.entropy)?;
-    let layers = Layers { lower: Path::new(boot::LOWER), upper: Path::new(boot::UPPER) };
-    let mut remarks = identity::write_files(layers, wanted)?;
-    trace::mark("identity");
-    boot::enter_root()?;
+    trace::mark("clock, randomness");
     rustix::system::sethostname(wanted.hostname.as_bytes()).context(|| "cannot set the host name".to_owned())?;
+    let mut remarks = identity::write_names(Path::new("/"), wanted)?;
+    trace::mark("names");
     let mounted = shares::mount_all(&wanted.shares, &wanted.user)?;
     remarks.extend(mounted.remarks);
     for remark in &remarks {
@@ -59,15 +69,17 @@ pub fn configure(wanted: &Configure, received: Instant) -> Result<Sandbox> {
         Some(Keeper::start(mounted.kept).context(|| "cannot keep shared files in step".to_owned())?)
     };
     trace::mark("shares");
-    trace::tell();
     Ok(Sandbox { to_sync: mounted.to_sync, keeper })
 }
 
-/// What is answered once it is done.
+/// What is answered once it is done; `template` is what the guest was prepared as.
 #[must_use]
-pub fn answer() -> Configured {
+pub fn answer(template: Option<String>) -> Configured {
     Configured {
         guest_version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_ms: u64::try_from(boot::uptime().as_millis()).unwrap_or(u64::MAX),
+        template,
+        marks: trace::take(),
+        wall_clock_ns: identity::wall_clock_ns(),
     }
 }

@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, Semaphore};
 use viv_link::line::read_line;
 use viv_proto::envelope::Envelope;
-use viv_proto::message::{Configure, Exec, FailureKind, kind};
+use viv_proto::message::{Clock, ClockReading, Configure, Exec, FailureKind, Prepare, kind};
 
 use crate::configure::{self, Sandbox};
 use crate::error::{Error, Result, error, failure, line};
-use crate::{console, exec, identity, power, shares, status};
+use crate::{console, exec, identity, power, shares, status, trace};
 
 /// How many connections are served at once. Below the link's own limit, so that one more is refused
 /// by name instead of breaking the session.
@@ -31,12 +31,20 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long the host may take to hear the answer to `shutdown`.
 const SHUTDOWN_LINGER: Duration = Duration::from_millis(200);
 
+/// How far the guest has come.
+enum Stage {
+    Booted,
+    /// There is a root, and programs can be run in it: a template, or what was restored from one.
+    Prepared(Box<Prepare>),
+    /// It has been tried.
+    Configured,
+}
+
 /// What all connections share.
 pub struct Guest {
     places: Arc<Semaphore>,
     failure: Option<String>,
-    /// Whether it has been tried.
-    configuring: Mutex<bool>,
+    stage: Mutex<Stage>,
     sandbox: OnceLock<Sandbox>,
     running: AtomicU32,
 }
@@ -54,7 +62,7 @@ impl Guest {
         Self {
             places: Arc::new(Semaphore::new(MAX_OPERATIONS)),
             failure: None,
-            configuring: Mutex::new(false),
+            stage: Mutex::new(Stage::Booted),
             sandbox: OnceLock::new(),
             running: AtomicU32::new(0),
         }
@@ -105,29 +113,60 @@ impl Guest {
         }
     }
 
-    /// Once, and before anything runs.
-    async fn configure(&self, wanted: &Configure, received: Instant) -> Result<()> {
-        let mut tried = self.configuring.lock().await;
-        if let Some(reason) = &self.failure {
-            return Err(error(FailureKind::Internal, format!("the guest could not boot: {reason}")));
+    /// Once, before a template is made of this guest.
+    async fn prepare(&self, wanted: Prepare) -> Result<()> {
+        let mut stage = self.stage.lock().await;
+        self.booted()?;
+        if !matches!(*stage, Stage::Booted) {
+            return Err(error(FailureKind::BadRequest, "this sandbox is prepared already"));
         }
-        if *tried {
-            return Err(error(FailureKind::BadRequest, "this sandbox is configured already"));
+        identity::check_common(&wanted.user, wanted.timezone.as_deref())?;
+        if !identity::is_id(&wanted.template) {
+            return Err(error(FailureKind::BadRequest, "prepare: the template's id is not 32 hexadecimal digits"));
         }
-        identity::check(wanted)?;
-        shares::in_order(&wanted.shares)?;
-        *tried = true;
-        let sandbox = configure::configure(wanted, received)?;
-        // Set once, under the lock.
-        let _ = self.sandbox.set(sandbox);
+        configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+        trace::take();
+        *stage = Stage::Prepared(Box::new(wanted));
         Ok(())
     }
 
-    /// Waits for a configuration under way.
+    /// Once, and before anything runs. Returns which template the guest comes from.
+    async fn configure(&self, wanted: &Configure, received: Instant) -> Result<Option<String>> {
+        trace::mark("configure");
+        let mut stage = self.stage.lock().await;
+        self.booted()?;
+        identity::check(wanted)?;
+        shares::in_order(&wanted.shares)?;
+        let template = match &*stage {
+            Stage::Configured => return Err(error(FailureKind::BadRequest, "this sandbox is configured already")),
+            Stage::Prepared(prepared) if prepared.user != wanted.user => {
+                return Err(error(FailureKind::BadRequest, "configure: this guest was prepared for another user"));
+            }
+            Stage::Prepared(prepared) => Some(prepared.template.clone()),
+            Stage::Booted => None,
+        };
+        *stage = Stage::Configured;
+        if template.is_none() {
+            configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+        }
+        let sandbox = configure::configure(wanted, received)?;
+        // Set once, under the lock.
+        let _ = self.sandbox.set(sandbox);
+        Ok(template)
+    }
+
+    fn booted(&self) -> Result<()> {
+        match &self.failure {
+            Some(reason) => Err(error(FailureKind::Internal, format!("the guest could not boot: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for a preparation or configuration under way.
     async fn ready(&self) -> Result<()> {
         if self.sandbox.get().is_none() {
-            let _configured = self.configuring.lock().await;
-            if self.sandbox.get().is_none() {
+            let stage = self.stage.lock().await;
+            if self.sandbox.get().is_none() && !matches!(*stage, Stage::Prepared(_)) {
                 return Err(error(FailureKind::BadRequest, "this sandbox is not configured yet"));
             }
         }
@@ -193,6 +232,18 @@ fn bad_request(reason: viv_proto::ProtocolError) -> Error {
     error(FailureKind::BadRequest, "refused").source(reason)
 }
 
+/// Carries out `prepare` or `configure`; returns what is answered.
+async fn set_up(guest: &Guest, envelope: &Envelope, received: Instant) -> Result<Value> {
+    if envelope.kind == kind::PREPARE {
+        guest.prepare(envelope.payload_as().map_err(bad_request)?).await?;
+        return Ok(Value::Null);
+    }
+    let wanted = envelope.payload_as::<Configure>().map_err(bad_request)?;
+    let template = guest.configure(&wanted, received).await?;
+    serde_json::to_value(configure::answer(template))
+        .map_err(|reason| error(FailureKind::Internal, "cannot answer").source(reason))
+}
+
 /// Answers everything but exec.
 async fn answer<S>(guest: &Arc<Guest>, stream: &mut S, envelope: &Envelope, received: Instant) -> io::Result<Next>
 where
@@ -214,14 +265,26 @@ where
             answer_with(stream, id, kind::RESULT, &status).await?;
             Ok(Next::Line)
         }
-        kind::CONFIGURE => {
-            let wanted = envelope.payload_as::<Configure>().map_err(bad_request);
-            let configured = match &wanted {
-                Ok(wanted) => guest.configure(wanted, received).await,
-                Err(_) => wanted.map(drop),
-            };
-            match configured {
-                Ok(()) => answer_with(stream, id, kind::RESULT, &configure::answer()).await?,
+        kind::CLOCK => {
+            let read = envelope.payload_as::<Clock>().map_err(bad_request).and_then(|clock| match clock.step_ns {
+                0 => Ok(()),
+                step => identity::step_clock(step),
+            });
+            match read {
+                Ok(()) => {
+                    let reading = ClockReading { wall_clock_ns: identity::wall_clock_ns() };
+                    answer_with(stream, id, kind::RESULT, &reading).await?;
+                    Ok(Next::Line)
+                }
+                Err(refusal) => {
+                    answer_error(stream, id, &refusal).await?;
+                    Ok(Next::Close)
+                }
+            }
+        }
+        kind::PREPARE | kind::CONFIGURE => {
+            match set_up(guest, envelope, received).await {
+                Ok(payload) => answer_with(stream, id, kind::RESULT, &payload).await?,
                 Err(refusal) => {
                     // Whether the answer arrives or not: the console has it, too (since the boot, if that failed).
                     let told = answer_error(stream, id, &refusal).await;

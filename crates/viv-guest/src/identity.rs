@@ -24,16 +24,26 @@ const MAX_DEPTH: usize = 16;
 /// # Errors
 /// [`FailureKind::BadRequest`], naming the field.
 pub fn check(wanted: &Configure) -> Result<()> {
-    let refuse = |what: &str| Err(error(FailureKind::BadRequest, format!("configure: {what}")));
     let hostname = &wanted.hostname;
     let is_host_character = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     if hostname.is_empty() || hostname.len() > 64 || !hostname.chars().all(is_host_character) {
         return refuse("the host name is not one");
     }
-    if wanted.machine_id.len() != 32 || !wanted.machine_id.chars().all(|c| c.is_ascii_hexdigit()) {
+    if !is_id(&wanted.machine_id) {
         return refuse("the machine id is not 32 hexadecimal digits");
     }
-    let User { name, uid, gid, home } = &wanted.user;
+    if wanted.workspace.as_ref().is_some_and(|workspace| !is_plain_path(Path::new(workspace))) {
+        return refuse("the workspace is not a plain absolute path");
+    }
+    check_common(&wanted.user, wanted.timezone.as_deref())
+}
+
+/// The same for what is written before a template is made.
+///
+/// # Errors
+/// [`FailureKind::BadRequest`], naming the field.
+pub fn check_common(user: &User, timezone: Option<&str>) -> Result<()> {
+    let User { name, uid, gid, home } = user;
     if !accounts::is_valid_name(name) || name == "root" {
         return refuse("the user's name is not one an ordinary user can have");
     }
@@ -44,15 +54,22 @@ pub fn check(wanted: &Configure) -> Result<()> {
         return refuse("the user's home directory is not a plain absolute path");
     }
     let is_zone_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+');
-    if let Some(zone) = &wanted.timezone
+    if let Some(zone) = timezone
         && (zone.is_empty() || zone.len() > 64 || zone.starts_with('/') || !zone.chars().all(is_zone_character))
     {
         return refuse("the time zone is not one");
     }
-    if wanted.workspace.as_ref().is_some_and(|workspace| !is_plain_path(Path::new(workspace))) {
-        return refuse("the workspace is not a plain absolute path");
-    }
     Ok(())
+}
+
+/// Whether this is 32 hexadecimal digits.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+fn refuse(what: &str) -> Result<()> {
+    Err(error(FailureKind::BadRequest, format!("configure: {what}")))
 }
 
 /// Whether a path is absolute and has no `..` in it, and no zero byte.
@@ -73,7 +90,23 @@ pub fn set_clock(time: Duration) -> Result<()> {
     rustix::time::clock_settime(ClockId::Realtime, time).context(|| "cannot set the clock".to_owned())
 }
 
-/// Stirs the host's random bytes into the kernel's generator.
+/// Adds to the wall clock.
+///
+/// # Errors
+/// If the kernel refuses, as it does for times before the epoch.
+pub fn step_clock(nanoseconds: i64) -> Result<()> {
+    set_clock(Duration::from_nanos(wall_clock_ns().saturating_add_signed(nanoseconds)))
+}
+
+/// The wall clock, in nanoseconds since the Unix epoch.
+#[must_use]
+pub fn wall_clock_ns() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    Duration::try_from(now).map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Stirs the host's random bytes into the kernel's generator and has it start anew from them: what it
+/// would have given before, another guest restored from the same template may have been given.
 ///
 /// # Errors
 /// If they are not 32 bytes in hexadecimal, or the kernel refuses.
@@ -156,26 +189,45 @@ impl Layers<'_> {
     }
 }
 
-/// Writes everything that names the sandbox and its user. Returns what the user should know.
+/// Writes what all heirs of a template have in common, and the files that [`write_names`] is going to
+/// write, so that it finds them above the image.
 ///
 /// # Errors
 /// The first file that cannot be written.
-pub fn write_files(layers: Layers<'_>, wanted: &Configure) -> Result<Vec<String>> {
+pub fn write_common(layers: Layers<'_>, user: &User, timezone: Option<&str>) -> Result<()> {
     let etc = layers.directory("etc").context(|| "cannot make /etc".to_owned())?.upper;
+    for (name, mode) in [("hostname", 0o644), ("hosts", 0o644), ("machine-id", 0o444)] {
+        write(&etc.join(name), mode, "")?;
+    }
+    if let Some(zone) = timezone {
+        set_timezone(&etc, zone)?;
+    }
+    add_user(layers, &etc, user)?;
+    install_power_commands(layers)
+}
+
+/// Writes what names the sandbox into the root at `root`. Returns what the user should know.
+///
+/// # Errors
+/// The first file that cannot be written.
+pub fn write_names(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
     let hostname = &wanted.hostname;
-    write(&etc.join("hostname"), 0o644, &format!("{hostname}\n"))?;
     let hosts = format!(
         "127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
     );
-    write(&etc.join("hosts"), 0o644, &hosts)?;
-    write(&etc.join("machine-id"), 0o444, &format!("{}\n", wanted.machine_id.to_ascii_lowercase()))?;
-    if let Some(zone) = &wanted.timezone {
-        set_timezone(&etc, zone)?;
+    for (name, text) in [
+        ("etc/hostname", format!("{hostname}\n")),
+        ("etc/hosts", hosts),
+        ("etc/machine-id", format!("{}\n", wanted.machine_id.to_ascii_lowercase())),
+    ] {
+        let path = root.join(name);
+        let written = OpenOptions::new().write(true).truncate(true).open(&path);
+        written
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .context(|| format!("cannot write {}", path.display()))?;
     }
-    add_user(layers, &etc, &wanted.user)?;
-    install_power_commands(layers)?;
-    link_workspace(layers, wanted)
+    link_workspace(root, wanted)
 }
 
 /// Makes a file. Nothing is in its place yet: the upper layer is empty.
@@ -262,23 +314,25 @@ fn install_power_commands(layers: Layers<'_>) -> Result<()> {
 }
 
 /// `/workspace` points at the workspace, unless something else is or will be there.
-fn link_workspace(layers: Layers<'_>, wanted: &Configure) -> Result<Vec<String>> {
+fn link_workspace(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
     let place = Path::new("/workspace");
     let is_place = |path: &str| Path::new(path) == place;
     let Some(workspace) = wanted.workspace.as_deref().filter(|&workspace| !is_place(workspace)) else {
         return Ok(Vec::new());
     };
-    let given = layers.lower.join("workspace");
-    let in_the_way = match fs::symlink_metadata(&given) {
+    let link = root.join("workspace");
+    let cannot = || "cannot make /workspace".to_owned();
+    let in_the_way = match fs::symlink_metadata(&link) {
         // An empty directory is in no one's way.
-        Ok(facts) if facts.is_dir() => fs::read_dir(&given).is_ok_and(|mut entries| entries.next().is_some()),
-        Ok(facts) => !facts.is_symlink(),
+        Ok(facts) if facts.is_dir() => fs::remove_dir(&link).is_err(),
+        Ok(facts) if facts.is_symlink() => fs::remove_file(&link).is_err(),
+        Ok(_) => true,
         Err(_) => false,
     };
     if in_the_way || wanted.shares.iter().any(|share| is_place(&share.destination)) {
         return Ok(vec!["/workspace exists already and does not point at the workspace".to_owned()]);
     }
-    symlink(workspace, layers.upper.join("workspace")).context(|| "cannot make /workspace".to_owned())?;
+    symlink(workspace, link).context(cannot)?;
     Ok(Vec::new())
 }
 
@@ -322,7 +376,10 @@ mod tests {
         }
 
         fn write(&self, wanted: &Configure) -> Vec<String> {
-            write_files(Layers { lower: &self.path("lower"), upper: &self.path("upper") }, wanted).unwrap()
+            let layers = Layers { lower: &self.path("lower"), upper: &self.path("upper") };
+            write_common(layers, &wanted.user, wanted.timezone.as_deref()).unwrap();
+            // No overlay here: of the joined root, the upper layer is what matters.
+            write_names(&self.path("upper"), wanted).unwrap()
         }
     }
 
@@ -379,9 +436,13 @@ mod tests {
     #[test]
     fn what_is_at_workspace_stays() {
         let image = Image::new();
-        fs::create_dir_all(image.path("lower/workspace/full")).unwrap();
+        fs::create_dir_all(image.path("upper/workspace/full")).unwrap();
         assert_eq!(image.write(&wanted()).len(), 1);
-        assert!(!image.path("upper/workspace").exists());
+        assert!(image.path("upper/workspace/full").is_dir());
+        let image = Image::new();
+        fs::create_dir_all(image.path("upper/workspace")).unwrap();
+        assert!(image.write(&wanted()).is_empty());
+        assert!(image.path("upper/workspace").is_symlink());
         let image = Image::new();
         let share = Share {
             entry: "0".into(),
@@ -413,6 +474,7 @@ mod tests {
             Configure { user: User { home: "/".into(), ..user.clone() }, ..wanted.clone() },
             Configure { user: User { home: "/a/../b".into(), ..user.clone() }, ..wanted.clone() },
             Configure { user: User { home: "/a:b".into(), ..user }, ..wanted.clone() },
+            Configure { workspace: Some("project".into()), ..wanted.clone() },
         ] {
             assert!(check(&bad).is_err(), "{bad:?}");
         }

@@ -1,43 +1,33 @@
-//! When each part of the start was done, for those who make it faster: the kernel command line's
-//! `viv.trace` has it said on the console.
+//! When each part of the start was done, for `viv run --timing` and those who make it faster.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::{boot, console};
+use viv_proto::message::Mark;
 
-type Marks = Option<Vec<(&'static str, f64)>>;
+use crate::boot;
 
-static MARKS: Mutex<Marks> = Mutex::new(None);
+static MARKS: Mutex<Vec<(&str, Duration)>> = Mutex::new(Vec::new());
 
-fn with(act: impl FnOnce(&mut Marks)) {
-    act(&mut MARKS.lock().unwrap_or_else(PoisonError::into_inner));
-}
-
-/// Takes marks from now on; the first one is when this program started.
-pub fn enable(started: Duration) {
-    with(|marks| *marks = Some(vec![("start", milliseconds(started))]));
-}
-
-fn milliseconds(uptime: Duration) -> f64 {
-    uptime.as_secs_f64() * 1000.0
+fn with<T>(act: impl FnOnce(&mut Vec<(&'static str, Duration)>) -> T) -> T {
+    act(&mut MARKS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// `part` is done.
 pub fn mark(part: &'static str) {
-    with(|marks| {
-        if let Some(marks) = marks {
-            marks.push((part, milliseconds(boot::uptime())));
-        }
-    });
+    mark_at(part, boot::uptime());
 }
 
-/// Says the marks since the last time, in milliseconds since the kernel started.
-pub fn tell() {
-    with(|marks| {
-        if let Some(marks) = marks {
-            let line: Vec<_> = marks.drain(..).map(|(part, at)| format!("{part} {at:.1}")).collect();
-            console::say(&format!("ms: {}", line.join(", ")));
-        }
-    });
+/// `part` was done when the kernel had been up for so long.
+pub fn mark_at(part: &'static str, uptime: Duration) {
+    with(|marks| marks.push((part, uptime)));
+}
+
+/// The marks since the last time.
+pub fn take() -> Vec<Mark> {
+    let microseconds = |uptime: Duration| u64::try_from(uptime.as_micros()).unwrap_or(u64::MAX);
+    with(std::mem::take)
+        .into_iter()
+        .map(|(part, uptime)| Mark { name: part.to_owned(), at_us: microseconds(uptime) })
+        .collect()
 }

@@ -145,7 +145,10 @@ async fn guest_session<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let next_reset = random_token()?;
+    // Two guests restored from one template draw the same bytes here, before they are given
+    // randomness of their own: the host's nonce makes the difference.
+    let mut next_reset = random_token()?;
+    next_reset.iter_mut().zip(nonce).for_each(|(byte, fresh)| *byte ^= fresh);
     carrier.write_all(&handshake::guest_hello(&nonce, &next_reset)).await?;
     carrier.flush().await?;
     let current = std::mem::replace(reset, next_reset);

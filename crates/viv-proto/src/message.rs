@@ -3,7 +3,9 @@
 //! | type | payload | answer |
 //! |---|---|---|
 //! | `heartbeat` | anything | `heartbeat_ack`, the same payload |
+//! | `prepare` | [`Prepare`] | `result` |
 //! | `configure` | [`Configure`] | `result`, [`Configured`] |
+//! | `clock` | [`Clock`] | `result`, [`ClockReading`] |
 //! | `exec` | [`Exec`] | `result`, [`Started`], then frames until [`crate::frame::Frame::Exit`] |
 //! | `status` | none | `result`, [`GuestStatus`] |
 //! | `shutdown` | none | `result` once every share is flushed; the guest then powers off |
@@ -20,8 +22,12 @@ pub mod kind {
     pub const HEARTBEAT: &str = "heartbeat";
     /// The answer to a heartbeat.
     pub const HEARTBEAT_ACK: &str = "heartbeat_ack";
+    /// What all sandboxes restored from a template have in common; at most once, before `configure`.
+    pub const PREPARE: &str = "prepare";
     /// Identity, shares and user of a fresh sandbox; once, before anything runs.
     pub const CONFIGURE: &str = "configure";
+    /// Read the guest's wall clock, and step it.
+    pub const CLOCK: &str = "clock";
     /// Run a program.
     pub const EXEC: &str = "exec";
     /// What the guest knows of its health.
@@ -32,6 +38,19 @@ pub mod kind {
     pub const RESULT: &str = "result";
     /// The answer to what did not.
     pub const ERROR: &str = "error";
+}
+
+/// What a guest is before a template is made of it: everything that takes time and is the same for
+/// all who are restored from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// The ordinary user inside.
+    pub user: User,
+    /// The host's time zone as an IANA name, if known.
+    #[serde(default)]
+    pub timezone: Option<String>,
+    /// What [`Configured::template`] will say: 32 hexadecimal digits, fresh for each template.
+    pub template: String,
 }
 
 /// What makes a booted guest this sandbox.
@@ -45,10 +64,10 @@ pub struct Configure {
     pub entropy: String,
     /// The machine-id inside, 32 hexadecimal digits.
     pub machine_id: String,
-    /// The host's time zone as an IANA name, if known.
+    /// The host's time zone as an IANA name, if known. A prepared guest has that of [`Prepare`].
     #[serde(default)]
     pub timezone: Option<String>,
-    /// The ordinary user inside.
+    /// The ordinary user inside. A prepared guest refuses any but that of [`Prepare`].
     pub user: User,
     /// Where the shares go.
     #[serde(default)]
@@ -103,6 +122,38 @@ pub struct Configured {
     pub guest_version: String,
     /// Milliseconds from the kernel's start to this answer, by the guest's clock.
     pub uptime_ms: u64,
+    /// The guest's wall clock as this was answered, nanoseconds since the Unix epoch.
+    pub wall_clock_ns: u64,
+    /// What [`Prepare::template`] said, if the guest was prepared.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// What was done since the boot or, in a restored guest, since `configure` arrived.
+    #[serde(default)]
+    pub marks: Vec<Mark>,
+}
+
+/// A part of the start that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which one.
+    pub name: String,
+    /// When, in microseconds since the kernel's start.
+    pub at_us: u64,
+}
+
+/// Reads the guest's wall clock, after stepping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Clock {
+    /// What is added to the clock first, in nanoseconds; with 0 it is only read.
+    #[serde(default)]
+    pub step_ns: i64,
+}
+
+/// The answer to [`Clock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockReading {
+    /// The guest's wall clock, nanoseconds since the Unix epoch.
+    pub wall_clock_ns: u64,
 }
 
 /// A program to run.

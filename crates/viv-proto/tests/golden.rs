@@ -8,8 +8,8 @@ use viv_proto::envelope::{Envelope, LineBuffer};
 use viv_proto::frame::{ByteStream, Frame, FrameDecoder};
 use viv_proto::handshake::{FIRST_TOKEN, guest_hello, host_hello, parse_tail};
 use viv_proto::message::{
-    Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Share, ShareKind, Started,
-    TerminalSize, User, kind,
+    Clock, ClockReading, Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Mark, Prepare,
+    Share, ShareKind, Started, TerminalSize, User, kind,
 };
 use viv_proto::port::{MAX_GREETING_BYTES, connect_line, parse_answer, parse_connect, refusal_line};
 use viv_proto::{MAX_FRAME_BYTES, MAX_LINE_BYTES, PROTOCOL_VERSION, ProtocolError, STREAM_WINDOW_BYTES};
@@ -73,8 +73,28 @@ fn configure() {
         workspace: Some("/home/me/my project".into()),
     };
     assert_snapshot!(line(kind::CONFIGURE, &message), @r#"{"id":"7","type":"configure","agent_id":0,"version":1,"payload":{"entropy":"00ff","hostname":"project","machine_id":"0123456789abcdef0123456789abcdef","shares":[{"destination":"/home/me/my project","entry":"0","kind":"directory","read_only":false},{"destination":"/etc/a\nb","entry":"1","kind":"file","read_only":true}],"timezone":"Europe/Berlin","user":{"gid":1001,"home":"/home/agent","name":"agent","uid":1000},"wall_clock_ns":1700000000000000001,"workspace":"/home/me/my project"}}"#);
-    let answer = Configured { guest_version: "0.1.0".into(), uptime_ms: 950 };
-    assert_snapshot!(line(kind::RESULT, &answer), @r#"{"id":"7","type":"result","agent_id":0,"version":1,"payload":{"guest_version":"0.1.0","uptime_ms":950}}"#);
+    let answer = Configured {
+        guest_version: "0.1.0".into(),
+        uptime_ms: 950,
+        wall_clock_ns: 1_700_000_000_000_000_002,
+        template: Some("00112233445566778899aabbccddeeff".into()),
+        marks: vec![Mark { name: "shares".into(), at_us: 949_999 }],
+    };
+    assert_snapshot!(line(kind::RESULT, &answer), @r#"{"id":"7","type":"result","agent_id":0,"version":1,"payload":{"guest_version":"0.1.0","marks":[{"at_us":949999,"name":"shares"}],"template":"00112233445566778899aabbccddeeff","uptime_ms":950,"wall_clock_ns":1700000000000000002}}"#);
+}
+
+#[test]
+fn prepare() {
+    let user = User { name: "agent".into(), uid: 1000, gid: 1001, home: "/home/agent".into() };
+    let message =
+        Prepare { user, timezone: Some("Europe/Berlin".into()), template: "00112233445566778899aabbccddeeff".into() };
+    assert_snapshot!(line(kind::PREPARE, &message), @r#"{"id":"7","type":"prepare","agent_id":0,"version":1,"payload":{"template":"00112233445566778899aabbccddeeff","timezone":"Europe/Berlin","user":{"gid":1001,"home":"/home/agent","name":"agent","uid":1000}}}"#);
+}
+
+#[test]
+fn clock() {
+    assert_snapshot!(line(kind::CLOCK, &Clock { step_ns: -5 }), @r#"{"id":"7","type":"clock","agent_id":0,"version":1,"payload":{"step_ns":-5}}"#);
+    assert_snapshot!(line(kind::RESULT, &ClockReading { wall_clock_ns: 7 }), @"");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use viv_proto::envelope::{Envelope, LineBuffer};
 use viv_proto::frame::{ByteStream, Frame, FrameDecoder};
 use viv_proto::handshake::{HELLO_TAIL_BYTES, MarkerScanner, TOKEN_BYTES, Token, guest_hello, host_hello, parse_tail};
 use viv_proto::message::{
-    Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Share, ShareKind, Started,
+    Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Mark, Share, ShareKind, Started,
     TerminalSize, User, kind,
 };
 use viv_proto::port::{connect_line, parse_answer, parse_connect, refusal_line};
@@ -153,7 +153,14 @@ proptest! {
         prop_assert_eq!(&through_a_line(&id, kind::CONFIGURE, &configure), &configure);
         prop_assert_eq!(&through_a_line(&id, kind::EXEC, &exec), &exec);
         prop_assert_eq!(&through_a_line(&id, kind::ERROR, &failure), &failure);
-        let configured = Configured { guest_version, uptime_ms: sizes.0 };
+        let marks = vec![Mark { name: guest_version.clone(), at_us: sizes.2 }];
+        let configured = Configured {
+            template: Some(guest_version.clone()),
+            guest_version,
+            uptime_ms: sizes.0,
+            wall_clock_ns: sizes.1,
+            marks,
+        };
         prop_assert_eq!(&through_a_line(&id, kind::RESULT, &configured), &configured);
         let started = Started { pid: numbers.0 };
         prop_assert_eq!(&through_a_line(&id, kind::RESULT, &started), &started);

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     InvalidSpec,
     /// The VMM could not be started, or ended at once.
     Spawn,
+    /// The machine's state could not be saved.
+    NotSaved,
     /// The host refused something the machine needs.
     Io,
 }
@@ -29,6 +31,7 @@ impl viv_error::Kind for ErrorKind {
             Self::UnsupportedHost => "unsupported_host",
             Self::InvalidSpec => "invalid_spec",
             Self::Spawn => "vmm_spawn",
+            Self::NotSaved => "not_saved",
             Self::Io => "vmm_io",
         }
     }

@@ -10,6 +10,9 @@ use crate::{Accel, AccelChoice, Error, ErrorKind, Result, sys, tsc};
 /// The oldest QEMU that is supported: Ubuntu 24.04's series. Older ones were never tried.
 pub const OLDEST_QEMU: (u32, u32) = (8, 2);
 
+/// The oldest QEMU that saves machines to files as they are restored from quickly (`mapped-ram`).
+pub const OLDEST_QEMU_FOR_TEMPLATES: (u32, u32) = (9, 0);
+
 /// Whether KVM can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state", content = "reason")]
@@ -47,6 +50,8 @@ pub struct QemuBinary {
     pub path: PathBuf,
     /// Its version as it prints it, such as `10.0.2`.
     pub version: String,
+    /// Size and time of the file: changes whenever it is replaced.
+    pub stamp: String,
 }
 
 impl QemuBinary {
@@ -64,7 +69,7 @@ impl QemuBinary {
                 Error::new(ErrorKind::VmmMissing, format!("{PROGRAM} is not installed"))
                     .hint("viv doctor --fix, or: sudo apt-get install qemu-system-x86")
             })?;
-        let version = remembered_version(&path, memory)?;
+        let (version, stamp) = remembered_version(&path, memory)?;
         if parse_version(&version).is_none_or(|found| found < OLDEST_QEMU) {
             let (major, minor) = OLDEST_QEMU;
             return Err(Error::new(
@@ -73,7 +78,13 @@ impl QemuBinary {
             )
             .hint("viv doctor --fix (on Debian 12 it takes QEMU from bookworm-backports)"));
         }
-        Ok(Self { path, version })
+        Ok(Self { path, version, stamp })
+    }
+
+    /// Whether templates can be made with it.
+    #[must_use]
+    pub fn makes_templates(&self) -> bool {
+        parse_version(&self.version).is_some_and(|found| found >= OLDEST_QEMU_FOR_TEMPLATES)
     }
 }
 
@@ -90,17 +101,20 @@ struct Remembered {
     version: String,
 }
 
-fn remembered_version(path: &Path, memory: &Path) -> Result<String> {
+/// The version, and the file's stamp.
+fn remembered_version(path: &Path, memory: &Path) -> Result<(String, String)> {
     let io = |error| Error::new(ErrorKind::VmmMissing, format!("{} cannot be read", path.display())).source(error);
     let metadata = std::fs::metadata(path).map_err(io)?;
     let modified = metadata.modified().map_err(io)?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let stamp = format!("{} bytes, {}", metadata.len(), since.as_nanos());
     if let Ok(text) = std::fs::read(memory)
         && let Ok(known) = serde_json::from_slice::<Remembered>(&text)
         && known.path == path
         && known.size == metadata.len()
         && known.modified == modified
     {
-        return Ok(known.version);
+        return Ok((known.version, stamp));
     }
     let output = std::process::Command::new(path).arg("--version").output().map_err(io)?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -119,7 +133,7 @@ fn remembered_version(path: &Path, memory: &Path) -> Result<String> {
         .map_err(std::io::Error::from)
         .and_then(|text| std::fs::write(&partial, text))
         .and_then(|()| std::fs::rename(&partial, memory));
-    Ok(known.version)
+    Ok((known.version, stamp))
 }
 
 /// What a plan needs to know of the host.
@@ -194,13 +208,17 @@ mod tests {
         fake_qemu(directory.path(), "hello, I am another program altogether");
         assert_eq!(*find().unwrap_err().kind(), ErrorKind::VmmMissing);
         fake_qemu(directory.path(), "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)");
-        assert_eq!(find().unwrap().version, "10.0.2");
+        let found = find().unwrap();
+        assert_eq!(found.version, "10.0.2");
+        assert!(found.makes_templates());
+        let with = |version: &str| QemuBinary { version: version.to_owned(), ..found.clone() };
+        assert!(with("9.0.0").makes_templates() && !with("8.2.9").makes_templates());
     }
 
     #[test]
     fn demanding_kvm_without_it_is_an_error_and_auto_is_not() {
         let facts = HostFacts {
-            qemu: QemuBinary { path: "qemu".into(), version: "10.0.2".into() },
+            qemu: QemuBinary { path: "qemu".into(), version: "10.0.2".into(), stamp: String::new() },
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 1,
             cpus: 1,

@@ -22,9 +22,10 @@ pub mod qemu;
 
 pub use console::{Tail, clean};
 pub use error::{Error, ErrorKind, Result};
-pub use facts::{HostFacts, Kvm, OLDEST_QEMU, QemuBinary};
+pub use facts::{HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES, QemuBinary};
 pub use machine::{Change, Event, Machine, launch};
 pub use spec::{
-    Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, LinkCarrier, MachineSpec, Placed, kernel_arguments,
+    Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, LinkCarrier, MachineSpec, MachineStart, Placed,
+    kernel_arguments,
 };
 pub use sys::die_with_parent;

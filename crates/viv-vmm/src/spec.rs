@@ -50,6 +50,23 @@ pub struct MachineSpec {
     pub share_tag: Option<String>,
     /// What carries the link.
     pub link: LinkCarrier,
+    /// How it comes to life.
+    pub start: MachineStart,
+}
+
+/// How a machine comes to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineStart {
+    /// It boots.
+    Boot,
+    /// It boots, to be saved to [`Descriptor::Memory`].
+    BootToSave,
+    /// It is restored from [`Descriptor::Memory`], which a machine of the same specification was
+    /// saved to, and goes on at once.
+    Restore,
+    /// The same, but it stands still until it is told to go on.
+    RestorePaused,
 }
 
 /// What carries the link between host and guest.
@@ -97,6 +114,9 @@ pub enum Descriptor {
     FileDaemon,
     /// The ephemeral disk.
     Scratch,
+    /// The file with the machine's state: open for writing alone to save, for reading alone to
+    /// restore.
+    Memory,
 }
 
 /// A descriptor and the number it has in the VMM.

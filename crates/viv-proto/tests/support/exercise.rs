@@ -7,7 +7,9 @@ use viv_proto::credit::{ReceiveCredit, SendCredit};
 use viv_proto::envelope::{Envelope, LineBuffer};
 use viv_proto::frame::{Frame, FrameDecoder};
 use viv_proto::handshake::{HELLO_TAIL_BYTES, MarkerScanner, TOKEN_BYTES, Token, guest_hello, parse_tail};
-use viv_proto::message::{Configure, Configured, Exec, ExitReport, Failure, GuestStatus, Started};
+use viv_proto::message::{
+    Clock, ClockReading, Configure, Configured, Exec, ExitReport, Failure, GuestStatus, Prepare, Started,
+};
 use viv_proto::port::{MAX_GREETING_BYTES, parse_answer, parse_connect, refusal_line};
 use viv_proto::{MAX_FRAME_BYTES, MAX_LINE_BYTES, ProtocolError, STREAM_WINDOW_BYTES};
 
@@ -85,6 +87,9 @@ fn envelope(line: &[u8]) {
     let Ok(envelope) = Envelope::parse(line) else { return };
     drop(envelope.payload_as::<Configure>());
     drop(envelope.payload_as::<Configured>());
+    drop(envelope.payload_as::<Prepare>());
+    drop(envelope.payload_as::<Clock>());
+    drop(envelope.payload_as::<ClockReading>());
     drop(envelope.payload_as::<Exec>());
     drop(envelope.payload_as::<Started>());
     drop(envelope.payload_as::<ExitReport>());

@@ -2,4 +2,5 @@
 
 mod plan;
 
+pub(crate) use plan::MEMORY_URI;
 pub use plan::plan;

@@ -1,7 +1,10 @@
 //! From a specification to QEMU's command line. Pure.
 
 use crate::spec::{Backing, Descriptor, Placed};
-use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, Result};
+use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, MachineStart, Result};
+
+/// Where a machine's state is saved to and restored from: the descriptors of set 2.
+pub(crate) const MEMORY_URI: &str = "file:/dev/fdset/2";
 
 /// The name of the virtio-serial port that carries the link.
 const LINK_PORT: &str = "viv.link";
@@ -96,6 +99,17 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
         arguments.option("-device", format!("vhost-user-fs-pci,chardev=shares,tag={tag},queue-size=1024"));
     }
 
+    if spec.start != MachineStart::Boot {
+        let number = descriptors.place(Descriptor::Memory);
+        arguments.option("-add-fd", format!("fd={number},set=2"));
+    }
+    if matches!(spec.start, MachineStart::Restore | MachineStart::RestorePaused) {
+        arguments.option("-global", "migration.mapped-ram=on").option("-incoming", MEMORY_URI);
+    }
+    if spec.start == MachineStart::RestorePaused {
+        arguments.flag("-S");
+    }
+
     Ok(CommandPlan { program: facts.qemu.path.clone(), arguments: arguments.0, descriptors: descriptors.0 })
 }
 
@@ -178,7 +192,11 @@ mod tests {
 
     fn facts() -> HostFacts {
         HostFacts {
-            qemu: QemuBinary { path: "/usr/bin/qemu-system-x86_64".into(), version: "10.0.2".into() },
+            qemu: QemuBinary {
+                path: "/usr/bin/qemu-system-x86_64".into(),
+                version: "10.0.2".into(),
+                stamp: String::new(),
+            },
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 2_893_000,
             cpus: 2,
@@ -201,6 +219,7 @@ mod tests {
             ],
             share_tag: Some("viv".into()),
             link: LinkCarrier::VirtioSerial,
+            start: MachineStart::Boot,
         }
     }
 
@@ -230,6 +249,18 @@ mod tests {
         let plan = plan(&spec, &facts()).unwrap();
         insta::assert_snapshot!(shown(&plan));
         insta::assert_json_snapshot!(plan.descriptors);
+    }
+
+    #[test]
+    fn saving_and_restoring_change_nothing_of_the_machine() {
+        let boot = shown(&plan(&spec(Accel::Tcg), &facts()).unwrap());
+        let added = |start| {
+            let plan = plan(&MachineSpec { start, ..spec(Accel::Tcg) }, &facts()).unwrap();
+            shown(&plan).strip_prefix(&boot).expect("the machine is the same").to_owned()
+        };
+        insta::assert_json_snapshot!(
+            [MachineStart::BootToSave, MachineStart::Restore, MachineStart::RestorePaused].map(added)
+        );
     }
 
     #[test]
