@@ -119,7 +119,7 @@ pub fn resolve(
         image: file("the image", settings.image)?,
         template: settings.template.map_or(TemplateUse::Auto, |found| found.value),
         spares: settings.spares.map_or(0, |found| found.value),
-        timezone: host.timezone(),
+        timezone: host.timezone.clone(),
         workspace,
         mounts,
         user: agent(host),
