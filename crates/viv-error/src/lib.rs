@@ -102,6 +102,15 @@ pub struct Report {
     pub hints: Vec<String>,
 }
 
+impl Report {
+    /// What happened and why, in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let parts = std::iter::once(&self.message).chain(&self.causes);
+        parts.map(|part| part.lines().next().unwrap_or_default()).collect::<Vec<_>>().join(": ")
+    }
+}
+
 impl<K: Kind> From<&Error<K>> for Report {
     fn from(error: &Error<K>) -> Self {
         let mut causes = Vec::new();

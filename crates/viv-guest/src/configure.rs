@@ -75,6 +75,7 @@ pub fn configure(wanted: &Configure, received: Instant) -> Result<Sandbox> {
 /// What is answered once it is done; `template` is what the guest was prepared as.
 #[must_use]
 pub fn answer(template: Option<String>) -> Configured {
+    trace::mark("answer");
     Configured {
         guest_version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_ms: u64::try_from(boot::uptime().as_millis()).unwrap_or(u64::MAX),

@@ -50,13 +50,13 @@ mod sources;
 mod sys;
 mod tools;
 
-pub use cache::Cache;
+pub use cache::{Cache, Stamp};
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs};
 pub use kernel::{Kernel, KernelModule, KernelSource, ensure_kernel};
 pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use root::{ImageSource, RootImage, ensure_root};
-pub use scratch::{clone_scratch, ensure_scratch};
+pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use tools::{MissingTool, missing_tools};
 
 /// What a cache holds of what is built by default.

@@ -101,14 +101,27 @@ fn is_template(path: &Path, bytes: u64) -> bool {
 /// [`ErrorKind::NoSpace`], [`ErrorKind::Io`].
 pub fn clone_scratch(template: &Path, directory: &Path) -> Result<File> {
     let source = File::open(template).map_err(io_error("open", template))?;
+    clone_disk(&source, directory)
+}
+
+/// The same of an open file.
+///
+/// # Errors
+/// [`ErrorKind::NoSpace`], [`ErrorKind::Io`].
+pub fn clone_disk(source: &File, directory: &Path) -> Result<File> {
     let target = tempfile::tempfile_in(directory).map_err(io_error("make a file in", directory))?;
     let mode = fs::Permissions::from_mode(0o600);
     target.set_permissions(mode).map_err(io_error("change the mode of a file in", directory))?;
-    copy(&source, &target).map_err(io_error("copy the scratch disk to", directory))?;
+    copy_sparse(source, &target).map_err(io_error("copy the scratch disk to", directory))?;
     Ok(target)
 }
 
-fn copy(source: &File, target: &File) -> io::Result<()> {
+/// Copies a file into an empty one: blocks are shared where the file system can do that; else only the
+/// data is copied, and holes stay holes.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
     // Fails wherever blocks cannot be shared, in too many ways to tell apart.
     if rustix::fs::ioctl_ficlone(target, source).is_ok() {
         return Ok(());

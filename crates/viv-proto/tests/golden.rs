@@ -94,7 +94,7 @@ fn prepare() {
 #[test]
 fn clock() {
     assert_snapshot!(line(kind::CLOCK, &Clock { step_ns: -5 }), @r#"{"id":"7","type":"clock","agent_id":0,"version":1,"payload":{"step_ns":-5}}"#);
-    assert_snapshot!(line(kind::RESULT, &ClockReading { wall_clock_ns: 7 }), @"");
+    assert_snapshot!(line(kind::RESULT, &ClockReading { wall_clock_ns: 7 }), @r#"{"id":"7","type":"result","agent_id":0,"version":1,"payload":{"wall_clock_ns":7}}"#);
 }
 
 #[test]

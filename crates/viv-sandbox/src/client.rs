@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use viv_proto::message::Exec;
+use viv_proto::message::{Exec, Mark};
 
 use crate::error::{from_report, io};
 use crate::exec::ExecSession;
 use crate::registry::{SOCKET, open_directory, short_path};
-use crate::wire::{self, FromMonitor, Lines, MONITOR_DESCRIPTOR, StartLine, ToMonitor};
+use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
 use crate::{Error, ErrorKind, Paths, Plan, Record, Result};
 
 /// How long a monitor may take to end in good order before it is killed.
@@ -31,20 +31,22 @@ pub struct StartRequest {
     pub paths: Paths,
     /// The viv executable, to become the monitor.
     pub executable: PathBuf,
-    /// The host's time zone as an IANA name, if known.
-    pub timezone: Option<String>,
 }
 
 /// What happens while a sandbox starts.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// The machine boots.
-    Booting,
+    /// The machine is about to be started in this way. Comes again if that leads nowhere.
+    Starting(Way),
     /// Programs can be run.
     Ready {
         /// Milliseconds from the kernel's start to the guest's readiness, by the guest's clock.
         guest_uptime_ms: u64,
+        /// When each part of the start was done.
+        marks: Vec<HostMark>,
+        /// The same, by the guest's clock.
+        guest_marks: Vec<Mark>,
     },
 }
 
@@ -81,15 +83,15 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
     drop(command);
     ours.set_nonblocking(true).map_err(io("no socket for the monitor"))?;
     let (mut lines, mut commands) = wire::split(UnixStream::from_std(ours).map_err(io("no socket for the monitor"))?);
-    let first = StartLine { plan: request.plan, paths: request.paths, timezone: request.timezone };
+    let first = StartLine { plan: request.plan, paths: request.paths };
     // A monitor that died at once is noticed by the read that follows.
     let _ = wire::send(&mut commands, &ToMonitor::Start(Box::new(first))).await;
 
     loop {
         match lines.next::<FromMonitor>().await {
-            Some(FromMonitor::Booting) => on_event(&Event::Booting),
-            Some(FromMonitor::Ready { guest_uptime_ms }) => {
-                on_event(&Event::Ready { guest_uptime_ms });
+            Some(FromMonitor::Starting(way)) => on_event(&Event::Starting(way)),
+            Some(FromMonitor::Ready(ReadyLine { guest_uptime_ms, marks, guest_marks })) => {
+                on_event(&Event::Ready { guest_uptime_ms, marks, guest_marks });
                 let directory = open_directory(&runtime.join(&id)).map_err(io("the run directory is gone"))?;
                 return Ok(Sandbox { id, directory, monitor, lines, commands });
             }

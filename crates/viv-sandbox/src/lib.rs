@@ -26,6 +26,7 @@ mod registry;
 mod shares;
 mod spec;
 mod sys;
+mod template;
 mod wire;
 
 pub use client::{Event, Sandbox, StartRequest, exec_in, kill, relink, start, stop};
@@ -33,8 +34,13 @@ pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
 pub use monitor::{file_daemon_main, monitor_main};
 pub use paths::Paths;
-pub use plan::{Artifacts, Plan, plan, probe_host};
+pub use plan::{Artifacts, Plan, StartPlan, plan, probe_host};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
-pub use spec::{Mount, SandboxSpec, VmmChoice, new_id};
+pub use spec::{Mount, SandboxSpec, TemplateUse, VmmChoice, new_id};
+pub use template::{
+    MakeEvent, MakeRequest, TemplateInfo, TemplatePlan, list_templates, make, make_in_background, maker_main,
+    prune_templates, remove_template,
+};
 pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU};
+pub use wire::{HostMark, Way};

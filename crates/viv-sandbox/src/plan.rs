@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use viv_proto::message::{self, ShareKind};
 use viv_shares::{FileDaemonSpec, ShareSpec};
-use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, MachineSpec};
+use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, MachineSpec, MachineStart};
 
 use crate::error::adopt;
-use crate::{Error, ErrorKind, Paths, Result, SandboxSpec};
+use crate::template::{self, TemplatePlan};
+use crate::{Error, ErrorKind, Paths, Result, SandboxSpec, TemplateUse};
 
 /// The virtiofs device's name in the guest.
 const SHARE_TAG: &str = "viv";
@@ -22,10 +23,14 @@ const PROTECTED: [&str; 2] = [".git/hooks", ".git/config"];
 pub struct Artifacts {
     /// An ELF kernel.
     pub kernel: PathBuf,
+    /// Of the kernel and its modules: changes with their content.
+    pub kernel_digest: String,
     /// Its initial file system, with PID 1.
     pub initramfs: PathBuf,
     /// The root image.
     pub root: PathBuf,
+    /// Changes with its content.
+    pub root_digest: String,
     /// An empty disk to clone.
     pub scratch: PathBuf,
 }
@@ -43,12 +48,27 @@ pub struct Plan {
     pub scratch: PathBuf,
     /// What carries the link.
     pub link: LinkCarrier,
-    /// The VMM's command.
+    /// The VMM's command for a cold start.
     pub vmm: CommandPlan,
+    /// Whether there is a quicker way.
+    pub start: StartPlan,
     /// What the file daemon shares.
     pub file_daemon: FileDaemonSpec,
     /// Where the guest puts it.
     pub guest_shares: Vec<message::Share>,
+}
+
+/// How a sandbox may start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartPlan {
+    /// Its machine boots.
+    Cold {
+        /// Why it cannot come from a template.
+        reason: String,
+    },
+    /// From a template, if there is one; else its machine boots.
+    Template(Box<TemplatePlan>),
 }
 
 /// Something lost, and the command that mends it.
@@ -108,6 +128,7 @@ fn plan_with(
         ],
         share_tag: Some(SHARE_TAG.to_owned()),
         link,
+        start: MachineStart::Boot,
     };
     let mut shares = vec![(spec.workspace.clone(), utf8(&spec.workspace)?.to_owned(), false)];
     shares.extend(spec.mounts.iter().map(|mount| (mount.source.clone(), mount.destination.clone(), mount.read_only)));
@@ -135,6 +156,7 @@ fn plan_with(
         scratch: artifacts.scratch.clone(),
         link,
         vmm: viv_vmm::qemu::plan(&machine, host).map_err(adopt)?,
+        start: start(spec, &machine, artifacts, host)?,
         file_daemon: FileDaemonSpec {
             shares: daemon_shares,
             guest_uid: spec.user.uid,
@@ -145,9 +167,26 @@ fn plan_with(
     })
 }
 
-/// vsock where the host has it, else a serial port.
+fn start(spec: &SandboxSpec, machine: &MachineSpec, artifacts: &Artifacts, host: &HostFacts) -> Result<StartPlan> {
+    let cold = |reason: String| Ok(StartPlan::Cold { reason });
+    if spec.template == TemplateUse::Never {
+        return cold("a cold start was asked for".to_owned());
+    }
+    if !host.qemu.makes_templates() {
+        let (major, minor) = viv_vmm::OLDEST_QEMU_FOR_TEMPLATES;
+        return cold(format!("QEMU {} makes no templates, {major}.{minor} does", host.qemu.version));
+    }
+    Ok(StartPlan::Template(Box::new(template::plan(spec, machine, artifacts, host)?)))
+}
+
+/// A serial port, which can be saved and restored with the machine. Where that is not to be had
+/// anyway, vsock if the host has it.
 fn link_carrier(id: &str, host: &HostFacts) -> LinkCarrier {
-    if host.vhost_vsock { LinkCarrier::Vsock { cid: vsock_address(id) } } else { LinkCarrier::VirtioSerial }
+    if host.vhost_vsock && !host.qemu.makes_templates() {
+        LinkCarrier::Vsock { cid: vsock_address(id) }
+    } else {
+        LinkCarrier::VirtioSerial
+    }
 }
 
 /// A guest's vsock address: as random as the id it comes from, 3 to 2^31 - 1. Two sandboxes may
@@ -230,25 +269,46 @@ mod tests {
             ],
             user: message::User { name: "agent".into(), uid: 1000, gid: 1000, home: "/home/agent".into() },
             hostname: "viv-0123abcd".into(),
+            timezone: Some("Europe/Berlin".into()),
+            template: TemplateUse::Auto,
+            spares: 0,
             boot_deadline_seconds: 60,
         }
     }
 
     fn host() -> HostFacts {
         HostFacts {
-            qemu: viv_vmm::QemuBinary { path: "/usr/bin/qemu-system-x86_64".into(), version: "10.0.2".into() },
+            qemu: viv_vmm::QemuBinary {
+                path: "/usr/bin/qemu-system-x86_64".into(),
+                version: "10.0.2".into(),
+                stamp: "1 bytes, 2".into(),
+            },
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 2_893_000,
             cpus: 2,
+            processor: "a processor".into(),
             vhost_vsock: false,
+        }
+    }
+
+    fn old_qemu() -> viv_vmm::QemuBinary {
+        viv_vmm::QemuBinary { version: "8.2.2".into(), ..host().qemu }
+    }
+
+    fn template(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts) -> TemplatePlan {
+        match plan_with(spec, artifacts, host, &kind_of).unwrap().start {
+            StartPlan::Template(template) => *template,
+            StartPlan::Cold { reason } => panic!("{reason}"),
         }
     }
 
     fn artifacts() -> Artifacts {
         Artifacts {
             kernel: "/cache/vmlinux".into(),
+            kernel_digest: "kernel".into(),
             initramfs: "/cache/initramfs".into(),
             root: "/cache/root".into(),
+            root_digest: "root".into(),
             scratch: "/cache/scratch".into(),
         }
     }
@@ -268,11 +328,72 @@ mod tests {
     fn the_link_goes_over_vsock_where_the_host_has_it() {
         let serial = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
         assert_eq!(serial.link, LinkCarrier::VirtioSerial);
-        let host = HostFacts { vhost_vsock: true, ..host() };
+        let templates = HostFacts { vhost_vsock: true, ..host() };
+        assert_eq!(plan_with(&spec(), &artifacts(), &templates, &kind_of).unwrap().link, LinkCarrier::VirtioSerial);
+        let host = HostFacts { qemu: old_qemu(), ..templates };
         let vsock = plan_with(&spec(), &artifacts(), &host, &kind_of).unwrap();
         assert_eq!(vsock, plan_with(&spec(), &artifacts(), &host, &kind_of).unwrap(), "a plan is pure");
         insta::assert_json_snapshot!(vsock.link);
         insta::assert_snapshot!(vsock);
+    }
+
+    #[test]
+    fn a_template_is_for_all_that_differ_only_in_what_a_guest_is_told_later() {
+        let one = template(&spec(), &artifacts(), &host());
+        insta::assert_json_snapshot!((&one.key, &one.ingredients));
+        let other = SandboxSpec {
+            id: "fedcba98".into(),
+            name: Some("other".into()),
+            command: vec!["make".into()],
+            workspace: "/home/u/other".into(),
+            mounts: Vec::new(),
+            hostname: "other".into(),
+            ..spec()
+        };
+        // Measured again after a boot of the host.
+        let later = HostFacts { tsc_khz: 2_893_001, cpus: 3, ..host() };
+        assert_eq!(template(&other, &artifacts(), &later).key, one.key);
+    }
+
+    #[test]
+    fn whatever_makes_another_machine_makes_another_template() {
+        let one = template(&spec(), &artifacts(), &host()).key;
+        let specs = [
+            SandboxSpec { cpus: 3, ..spec() },
+            SandboxSpec { memory_mib: 1024, ..spec() },
+            SandboxSpec { timezone: None, ..spec() },
+            SandboxSpec { user: message::User { uid: 7, ..spec().user }, ..spec() },
+        ];
+        let artifact = [
+            Artifacts { kernel_digest: "x".into(), ..artifacts() },
+            Artifacts { initramfs: "x".into(), ..artifacts() },
+            Artifacts { root_digest: "x".into(), ..artifacts() },
+            Artifacts { scratch: "x".into(), ..artifacts() },
+        ];
+        let qemu = host().qemu;
+        let hosts = [
+            HostFacts { kvm: Kvm::Usable, ..host() },
+            HostFacts { kvm: Kvm::Usable, processor: "another".into(), ..host() },
+            HostFacts { qemu: viv_vmm::QemuBinary { path: "/opt/qemu".into(), ..qemu.clone() }, ..host() },
+            HostFacts { qemu: viv_vmm::QemuBinary { version: "10.1.0".into(), ..qemu.clone() }, ..host() },
+            HostFacts { qemu: viv_vmm::QemuBinary { stamp: "another".into(), ..qemu }, ..host() },
+        ];
+        let mut keys: std::collections::BTreeSet<String> = specs
+            .iter()
+            .map(|spec| template(spec, &artifacts(), &host()).key)
+            .chain(artifact.iter().map(|artifacts| template(&spec(), artifacts, &host()).key))
+            .chain(hosts.iter().map(|host| template(&spec(), &artifacts(), host).key))
+            .collect();
+        keys.insert(one);
+        assert_eq!(keys.len(), specs.len() + artifact.len() + hosts.len() + 1);
+    }
+
+    #[test]
+    fn where_there_can_be_no_template_the_plan_says_why() {
+        let cold = plan_with(&SandboxSpec { template: TemplateUse::Never, ..spec() }, &artifacts(), &host(), &kind_of)
+            .unwrap();
+        let old = plan_with(&spec(), &artifacts(), &HostFacts { qemu: old_qemu(), ..host() }, &kind_of).unwrap();
+        insta::assert_json_snapshot!([cold.start, old.start]);
     }
 
     #[test]

@@ -101,6 +101,16 @@ impl Record {
     }
 }
 
+impl Record {
+    /// These are its processes now, besides the monitor.
+    pub(crate) fn restarted(&mut self, vmm_pid: u32, file_daemon_pid: Option<u32>) {
+        self.vmm_pid = Some(vmm_pid);
+        self.file_daemon_pid = file_daemon_pid;
+        self.processes.truncate(1);
+        self.processes.extend([Some(vmm_pid), file_daemon_pid].into_iter().flatten().filter_map(ProcessName::of));
+    }
+}
+
 /// A run directory as its monitor holds it. Removed when dropped.
 pub(crate) struct RunDirectory {
     path: PathBuf,
@@ -271,6 +281,9 @@ mod tests {
             workspace: "/w".into(),
             mounts: vec![],
             user: viv_proto::message::User { name: "agent".into(), uid: 1, gid: 1, home: "/home/agent".into() },
+            timezone: None,
+            template: crate::TemplateUse::Auto,
+            spares: 0,
             hostname: "h".into(),
             boot_deadline_seconds: 1,
         };

@@ -24,6 +24,19 @@ impl std::fmt::Display for VmmChoice {
     }
 }
 
+/// What a start may do with templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateUse {
+    /// Start from one, and have a missing one made in the background.
+    #[default]
+    Auto,
+    /// Start from one if there is one.
+    Use,
+    /// Always start cold.
+    Never,
+}
+
 /// A host directory or file the guest sees besides the workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -68,6 +81,12 @@ pub struct SandboxSpec {
     pub user: User,
     /// The host name inside.
     pub hostname: String,
+    /// The time zone inside, as an IANA name.
+    pub timezone: Option<String>,
+    /// Whether it may come from a template.
+    pub template: TemplateUse,
+    /// How many restored, paused machines are kept ready for others like this one.
+    pub spares: u32,
     /// How long the guest may take to come up, in seconds.
     pub boot_deadline_seconds: u64,
 }

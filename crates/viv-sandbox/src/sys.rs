@@ -1,4 +1,4 @@
-//! The crate's only unsafe code: taking over descriptors inherited by number.
+//! The crate's only unsafe code: taking over descriptors inherited by number, and stepping back.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -18,4 +18,25 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     Ok(descriptor)
+}
+
+/// Leaves the processors and disks to everyone else: this thread, and what it starts from now on,
+/// runs when nothing else wants to.
+///
+/// # Errors
+/// If the kernel refuses, which sched(7) and ioprio_set(2) give it no reason to.
+pub(crate) fn step_back() -> io::Result<()> {
+    /// `IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)` and `IOPRIO_WHO_PROCESS` (linux/ioprio.h).
+    const IDLE: libc::c_int = 3 << 13;
+    const WHO_PROCESS: libc::c_int = 1;
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads one struct sched_param.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes integers only.
+    if unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use viv_error::Report;
+use viv_proto::message::Mark;
 
 use crate::{Paths, Plan};
 
@@ -29,22 +30,66 @@ pub(crate) enum ToMonitor {
 pub(crate) struct StartLine {
     pub(crate) plan: Plan,
     pub(crate) paths: Paths,
-    pub(crate) timezone: Option<String>,
 }
 
 /// From the monitor. Its end closing means that nothing of the sandbox is left.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FromMonitor {
-    /// Everything was started.
-    Booting,
+    /// The machine is about to be started in this way. Said again if that way leads nowhere.
+    Starting(Way),
     /// Programs can be run.
-    Ready {
-        /// Milliseconds from the kernel's start to the answer, by the guest's clock.
-        guest_uptime_ms: u64,
-    },
+    Ready(ReadyLine),
     /// The sandbox ends because of this.
     Failed(Report),
+}
+
+/// How a machine comes to life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// It is restored from a template.
+    Template {
+        /// Which one.
+        key: String,
+    },
+    /// It boots.
+    Cold {
+        /// Why.
+        reason: String,
+        /// Whether there could be a template, which should be made now.
+        make_template: bool,
+    },
+}
+
+/// What is known of a start once programs can be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReadyLine {
+    /// Milliseconds from the kernel's start to the answer, by the guest's clock.
+    pub(crate) guest_uptime_ms: u64,
+    /// When each part of the start was done.
+    pub(crate) marks: Vec<HostMark>,
+    /// The same, by the guest's clock.
+    pub(crate) guest_marks: Vec<Mark>,
+}
+
+/// A part of a start that was done on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMark {
+    /// Which one.
+    pub name: String,
+    /// When: nanoseconds of CLOCK_MONOTONIC, which all processes of a host share.
+    pub at_ns: u64,
+}
+
+impl HostMark {
+    /// Something was done just now.
+    #[must_use]
+    pub fn now(name: &str) -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now = std::time::Duration::try_from(now).unwrap_or_default();
+        Self { name: name.to_owned(), at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX) }
+    }
 }
 
 pub(crate) struct Lines<R> {

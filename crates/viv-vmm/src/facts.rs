@@ -1,5 +1,6 @@
 //! What this host can do: gathered once, handed to the planners as data.
 
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -147,6 +148,8 @@ pub struct HostFacts {
     pub tsc_khz: u32,
     /// Processors this process may use.
     pub cpus: u32,
+    /// The processor's model and features as Linux names them, in one line.
+    pub processor: String,
     /// Whether /dev/vhost-vsock can be opened for reading and writing.
     pub vhost_vsock: bool,
 }
@@ -165,6 +168,7 @@ impl HostFacts {
             kvm: Kvm::probe(),
             tsc_khz: tsc::frequency_khz(&memory.join("tsc-khz"))?,
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+            processor: processor(),
             vhost_vsock: std::fs::File::options().read(true).write(true).open("/dev/vhost-vsock").is_ok(),
         })
     }
@@ -183,6 +187,21 @@ impl HostFacts {
             }
         }
     }
+}
+
+/// What /proc/cpuinfo says of the first processor, without what changes as it runs.
+fn processor() -> String {
+    const NAMES: [&str; 7] = ["vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags"];
+    // The file is as long as there are processors; the first one fits.
+    let mut text = Vec::new();
+    if let Ok(file) = std::fs::File::open("/proc/cpuinfo") {
+        // What cannot be read names no processor, which is the same one each time.
+        let _ = file.take(16 * 1024).read_to_end(&mut text);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let first = text.lines().take_while(|line| !line.is_empty());
+    let fields = first.filter_map(|line| line.split_once(':')).filter(|(name, _)| NAMES.contains(&name.trim()));
+    fields.map(|(_, value)| value.trim()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -222,6 +241,7 @@ mod tests {
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 1,
             cpus: 1,
+            processor: String::new(),
             vhost_vsock: false,
         };
         assert_eq!(facts.accel(AccelChoice::Auto).unwrap(), Accel::Tcg);

@@ -47,6 +47,8 @@ pub struct HostEnvironment {
     pub memory: Option<u64>,
     /// Environment variables whose names and values are text.
     pub variables: BTreeMap<String, String>,
+    /// The time zone as an IANA name, if it has one.
+    pub timezone: Option<String>,
 }
 
 impl HostEnvironment {
@@ -68,20 +70,9 @@ impl HostEnvironment {
                 .and_then(|cpus| u32::try_from(cpus.get()).ok())
                 .unwrap_or(1),
             memory: memory(),
+            timezone: timezone(&variables),
             variables,
         })
-    }
-
-    /// The host's time zone as an IANA name, if it has one.
-    #[must_use]
-    pub fn timezone(&self) -> Option<String> {
-        const ZONES: &str = "/zoneinfo/";
-        let of_link = || {
-            let target = std::fs::read_link("/etc/localtime").ok()?.into_os_string().into_string().ok()?;
-            Some(target.get(target.find(ZONES)? + ZONES.len()..)?.to_owned())
-        };
-        let zone = self.variables.get("TZ").filter(|zone| is_time_zone(zone)).cloned().or_else(of_link)?;
-        is_time_zone(&zone).then_some(zone)
     }
 
     /// How long a sandbox may take to come up.
@@ -96,6 +87,17 @@ impl HostEnvironment {
             }),
         }
     }
+}
+
+/// The time zone that TZ names, else that of /etc/localtime.
+fn timezone(variables: &BTreeMap<String, String>) -> Option<String> {
+    const ZONES: &str = "/zoneinfo/";
+    let of_link = || {
+        let target = std::fs::read_link("/etc/localtime").ok()?.into_os_string().into_string().ok()?;
+        Some(target.get(target.find(ZONES)? + ZONES.len()..)?.to_owned())
+    };
+    let zone = variables.get("TZ").filter(|zone| is_time_zone(zone)).cloned().or_else(of_link)?;
+    is_time_zone(&zone).then_some(zone)
 }
 
 /// The host's memory in bytes.

@@ -15,6 +15,7 @@ mod resolve;
 mod settings;
 mod sys;
 mod terminal;
+mod timing;
 
 fn main() -> std::process::ExitCode {
     app::main()

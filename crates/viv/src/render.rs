@@ -3,13 +3,25 @@
 use std::fmt::Write;
 
 use viv_error::Report;
-use viv_sandbox::Plan;
+use viv_sandbox::{Plan, Way};
 
 use crate::output::clean::clean;
 use crate::output::{human_duration, name_of, shell_words};
 use crate::resolve::Resolved;
 use crate::settings::Origin;
 use crate::settings::values::human_bytes;
+
+/// How a machine comes to life, for `--verbose`.
+#[must_use]
+pub fn way(way: &Way) -> String {
+    match way {
+        Way::Template { key } => format!("from template {}", &key[..key.len().min(12)]),
+        Way::Cold { reason, make_template } => {
+            let making = if *make_template { "; one is made in the background" } else { "" };
+            format!("cold start: {reason}{making}")
+        }
+    }
+}
 
 /// What would be run, and where each setting comes from.
 #[must_use]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use viv_proto::message::{Exec, TerminalSize, User};
-use viv_sandbox::{AccelChoice, Mount, SandboxSpec, VmmChoice};
+use viv_sandbox::{AccelChoice, Mount, SandboxSpec, TemplateUse, VmmChoice};
 
 use crate::environment::{HostEnvironment, is_time_zone};
 use crate::error::{Error, ErrorKind};
@@ -81,6 +81,8 @@ pub fn resolve(
     pick("accel", origin(settings.accel.as_ref()));
     pick("kernel", origin(settings.kernel.as_ref()));
     pick("image", origin(settings.image.as_ref()));
+    pick("template", origin(settings.template.as_ref()));
+    pick("spares", origin(settings.spares.as_ref()));
     pick("workdir", origin(settings.workdir.as_ref()));
     pick("user", origin(settings.user.as_ref()));
     pick("timeout", origin(settings.timeout.as_ref()));
@@ -115,6 +117,9 @@ pub fn resolve(
         accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
         kernel: file("the kernel", settings.kernel)?,
         image: file("the image", settings.image)?,
+        template: settings.template.map_or(TemplateUse::Auto, |found| found.value),
+        spares: settings.spares.map_or(0, |found| found.value),
+        timezone: host.timezone.clone(),
         workspace,
         mounts,
         user: agent(host),

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 /// What one `stat` says of a file: equal stamps mean that nobody wrote to it. The device is left out,
 /// because some file systems get another number at each boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
+pub struct Stamp {
+    /// Bytes.
     pub size: u64,
     inode: u64,
     modified: [i64; 2],
@@ -21,7 +22,18 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// The stamp of a regular file; a symbolic link is followed.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
+        Self::of_metadata(&fs::metadata(path)?)
+    }
+
+    /// The stamp of an open regular file.
+    ///
+    /// # Errors
+    /// If it is not one, or cannot be looked at.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        Self::of_metadata(&file.metadata()?)
+    }
+
+    fn of_metadata(metadata: &fs::Metadata) -> io::Result<Self> {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }

@@ -39,7 +39,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::progress::{Progress, ProgressEvent};
-pub(crate) use blob::{Stamp, hash_file, hex_digest_of};
+pub use blob::Stamp;
+pub(crate) use blob::{hash_file, hex_digest_of};
 pub(crate) use leftovers::Outside;
 pub(crate) use lock::Lock;
 

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -14,17 +15,17 @@ use command_fds::{CommandFdExt, FdMapping};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
 use viv_shares::FileDaemonSpec;
-use viv_vmm::{Change, Descriptor, LinkCarrier, Machine, Tail};
+use viv_vmm::{Change, CommandPlan, Descriptor, LinkCarrier, Machine, Tail};
 
 use super::{FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
-use crate::registry::RunDirectory;
-use crate::{Error, ErrorKind, Paths, Plan, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The socket a link over virtio-serial is connected through; its listener is the VMM's.
-pub(super) const LINK_SOCKET: &str = "link.sock";
+pub(crate) const LINK_SOCKET: &str = "link.sock";
 
 const SHARES_SOCKET: &str = "shares.sock";
 
@@ -40,48 +41,78 @@ const CONSOLE_LINES: usize = 12;
 /// Among how many of the last ones the reason is looked for.
 const CONSOLE_MEMORY_LINES: usize = 400;
 
-pub(super) struct Children {
-    pub(super) machine: Machine,
+pub(crate) struct Children {
+    pub(crate) machine: Machine,
     file_daemon: Child,
     daemon_words: Tail,
     ready: Option<pipe::Receiver>,
+    told_ready: watch::Sender<bool>,
     powered_off: bool,
 }
 
+/// What to start.
+pub(crate) struct Machinery<'a> {
+    /// The VMM's command.
+    pub(crate) vmm: &'a CommandPlan,
+    /// What the file daemon shares.
+    pub(crate) file_daemon: &'a FileDaemonSpec,
+    /// What carries the link.
+    pub(crate) link: LinkCarrier,
+    /// Over vsock, the guest lets in who begins with this.
+    pub(crate) key: &'a VsockKey,
+    /// The machine's disk.
+    pub(crate) scratch: File,
+    /// What its state is saved to or restored from.
+    pub(crate) memory: Option<File>,
+    /// Where its sockets are; one that is there already is replaced.
+    pub(crate) sockets: &'a dyn Fn(&str) -> PathBuf,
+}
+
 impl Children {
-    /// Starts both. They are ready when the guest answers, or one of them ends. Over vsock the
-    /// guest lets in who begins with `key`.
-    pub(super) fn start(plan: &Plan, paths: &Paths, run: &RunDirectory, key: &VsockKey) -> Result<Self> {
-        let scratch = viv_image::clone_scratch(&plan.scratch, &paths.state).map_err(adopt)?;
-        if plan.link != LinkCarrier::VirtioSerial {
+    /// Starts both. They are ready when the guest answers, or one of them ends.
+    pub(crate) fn start(machinery: Machinery<'_>) -> Result<Self> {
+        let Machinery { vmm, file_daemon, link, key, scratch, memory, sockets } = machinery;
+        if link != LinkCarrier::VirtioSerial {
             append_key(&scratch, key).map_err(io("the scratch disk could not be written"))?;
         }
-        let sockets = || io("the sandbox's sockets could not be made");
-        let shares = UnixListener::bind(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
-        let (file_daemon, ready, daemon_words) = start_file_daemon(&plan.file_daemon, shares.into())?;
-        let to_shares = UnixStream::connect(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
+        let listen = |name: &str| {
+            let path = sockets(name);
+            // An earlier attempt's, or none.
+            let _ = std::fs::remove_file(&path);
+            UnixListener::bind(&path).map_err(io("the sandbox's sockets could not be made"))
+        };
+        let shares = listen(SHARES_SOCKET)?;
+        let to_shares = UnixStream::connect(sockets(SHARES_SOCKET));
+        let to_shares = to_shares.map_err(io("the sandbox's sockets could not be made"))?;
+        let (file_daemon, ready, daemon_words) = start_file_daemon(file_daemon, shares.into())?;
         let mut descriptors: BTreeMap<Descriptor, OwnedFd> =
             BTreeMap::from([(Descriptor::Scratch, scratch.into()), (Descriptor::FileDaemon, to_shares.into())]);
-        if plan.link == LinkCarrier::VirtioSerial {
-            let link = UnixListener::bind(run.socket_path(LINK_SOCKET)).map_err(sockets())?;
-            descriptors.insert(Descriptor::LinkListener, link.into());
+        descriptors.extend(memory.map(|memory| (Descriptor::Memory, memory.into())));
+        if link == LinkCarrier::VirtioSerial {
+            descriptors.insert(Descriptor::LinkListener, listen(LINK_SOCKET)?.into());
         }
-        let machine = viv_vmm::launch(&plan.vmm, descriptors).map_err(adopt)?;
-        Ok(Self { machine, file_daemon, daemon_words, ready: Some(ready), powered_off: false })
+        let machine = viv_vmm::launch(vmm, descriptors).map_err(adopt)?;
+        let (told_ready, _) = watch::channel(false);
+        Ok(Self { machine, file_daemon, daemon_words, ready: Some(ready), told_ready, powered_off: false })
     }
 
-    pub(super) fn file_daemon_pid(&self) -> Option<u32> {
+    /// Becomes true once the shares are there. Only as long as someone waits for trouble.
+    pub(crate) fn shares_are_ready(&self) -> watch::Receiver<bool> {
+        self.told_ready.subscribe()
+    }
+
+    pub(crate) fn file_daemon_pid(&self) -> Option<u32> {
         self.file_daemon.id()
     }
 
     /// Resolves when something ends that should not have, to why. Cancel-safe.
-    pub(super) async fn trouble(&mut self, guest_was_up: bool) -> Error {
+    pub(crate) async fn trouble(&mut self, guest_was_up: bool) -> Error {
         loop {
             tokio::select! {
                 // In this order, so that a daemon which could not start is blamed before the VMM
                 // that lost it.
                 biased;
-                failure = not_ready(&mut self.ready) => return failure,
+                failure = not_ready(&mut self.ready, &self.told_ready) => return failure,
                 change = self.machine.next() => match change {
                     Ok(Change::Event(viv_vmm::Event::HostDiskFull)) => return host_disk_full(),
                     Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
@@ -141,7 +172,7 @@ impl Children {
     }
 
     /// The error, with the end of the guest's console as its cause.
-    pub(super) fn with_console(&self, error: Error) -> Error {
+    pub(crate) fn with_console(&self, error: Error) -> Error {
         let mut lines = telling(self.machine.console().lines(CONSOLE_MEMORY_LINES));
         if lines.is_empty() {
             lines.push("its console is empty".to_owned());
@@ -150,7 +181,7 @@ impl Children {
     }
 
     /// Ends both and reaps them.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         self.machine.kill().await;
         if tokio::time::timeout(DRAIN_PATIENCE, self.file_daemon.wait()).await.is_err() {
             // It can only fail if the process has ended already.
@@ -188,7 +219,7 @@ fn with_lines(error: Error, lines: Vec<String>) -> Error {
 }
 
 /// Resolves if the file daemon says that it cannot serve; never if it can.
-async fn not_ready(ready: &mut Option<pipe::Receiver>) -> Error {
+async fn not_ready(ready: &mut Option<pipe::Receiver>, told: &watch::Sender<bool>) -> Error {
     if let Some(receiver) = ready {
         let mut line = String::new();
         // An unreadable pipe is an ended daemon, which an empty line stands for.
@@ -197,6 +228,7 @@ async fn not_ready(ready: &mut Option<pipe::Receiver>) -> Error {
         if let Err(report) = viv_shares::parse_ready(&line) {
             return from_report(report);
         }
+        told.send_replace(true);
     }
     std::future::pending().await
 }

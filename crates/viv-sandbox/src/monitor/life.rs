@@ -1,35 +1,40 @@
 //! A sandbox's life, from the client's first line to the last process reaped.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use viv_error::Report;
 use viv_link::Link;
-use viv_proto::message::{Configure, Configured, kind};
-use viv_proto::{CONTROL_PORT, ProtocolError};
-use viv_vmm::LinkCarrier;
+use viv_proto::CONTROL_PORT;
+use viv_proto::message::{Configured, kind};
 
-use super::children::{Children, LINK_SOCKET};
-use super::link::{self, Carrier, Current};
+use super::attempt::{Attempt, Source, guest_is_silent};
+use super::children::Children;
+use super::clock;
+use super::link::Current;
 use super::server::{Command, Server};
 use crate::error::io;
 use crate::exec::ask;
-use crate::process::ProcessName;
+use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
-use crate::spec::random_bytes;
-use crate::wire::{self, FromMonitor, Lines, StartLine, ToMonitor};
-use crate::{Error, ErrorKind, Result};
+use crate::template::Store;
+use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor};
+use crate::{Error, ErrorKind, Result, TemplateUse};
 
 /// How long the guest may take to flush its shares when someone waits for it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The same when no one waits any more: the client is gone, and what is left must go soon.
 const ABANDONED_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the guest may take to set its clock right; after that the next occasion will do.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// When the link breaks, how long its cause may take to show.
 const CAUSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -69,48 +74,62 @@ async fn live(
     writer: &mut OwnedWriteHalf,
     waiting: &mut Vec<UnixStream>,
 ) -> Result<()> {
-    let mut record = Record::new(&first.plan.spec, first.plan.accel);
+    let plan = &first.plan;
+    let mut marks = vec![HostMark::now("monitor")];
+    let mut record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
-    let key = random_bytes();
-    let mut children = Children::start(&first.plan, &first.paths, &run, &key)?;
-    record.vmm_pid = Some(children.machine.pid());
-    record.file_daemon_pid = children.file_daemon_pid();
-    record.processes.extend(record.vmm_pid.into_iter().chain(record.file_daemon_pid).filter_map(ProcessName::of));
-    run.write(&record)?;
+    let store = Store::new(&first.paths);
+    let mut source = Source::choose(plan, &store);
 
     let (publish, current) = watch::channel(None);
-    let (cut, cuts) = mpsc::channel(1);
-    let (refuse, refused) = mpsc::channel(1);
-    let carrier = match first.plan.link {
-        LinkCarrier::VirtioSerial => Carrier::Socket(run.socket_path(LINK_SOCKET)),
-        LinkCarrier::Vsock { cid } => Carrier::Vsock { cid, key },
-    };
-    let keeper = tokio::spawn(link::keep(carrier, publish, cuts, refuse));
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
-    let server = Server { current: current.clone(), configured: is_configured, commands };
-    let server = tokio::spawn(server.run(listener));
+    let mut server = Some((Server { current: current.clone(), configured: is_configured, commands }, listener));
+    let mut serving = None;
+    let mut life = Life { lines, waiting, current, commands: command_queue, clock: None };
+    let outcome = loop {
+        let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
+        let mut attempt = Attempt::start(plan, &first.paths.state, source, &run, publish.clone())?;
+        marks.push(HostMark::now("started"));
+        record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
+        run.write(&record)?;
+        serving = serving.or_else(|| server.take().map(|(server, listener)| tokio::spawn(server.run(listener))));
 
-    let mut life = Life { lines, waiting, current, cut, refused, commands: command_queue };
-    let _ = wire::send(writer, &FromMonitor::Booting).await;
-    let end = match life.boot(first, &mut children).await {
-        Ok(answer) => {
-            configured.send_replace(true);
-            record.state = State::Running;
-            run.write(&record)?;
-            let _ = wire::send(writer, &FromMonitor::Ready { guest_uptime_ms: answer.uptime_ms }).await;
-            life.serve(&mut children, true).await
-        }
-        Err(end) => end,
+        let end = match life.bring_up(first, &mut attempt).await {
+            Ok((answer, more)) => {
+                configured.send_replace(true);
+                record.state = State::Running;
+                run.write(&record)?;
+                marks.extend(more);
+                let ready = ReadyLine { guest_uptime_ms: answer.uptime_ms, marks, guest_marks: answer.marks };
+                let _ = wire::send(writer, &FromMonitor::Ready(ready)).await;
+                life.clock = Some(clock::Watch::new(attempt.children.machine.pid()));
+                life.serve(&mut attempt, true).await
+            }
+            Err(End::Broken(error)) if attempt.is_restored() && *error.kind() != ErrorKind::HostDiskFull => {
+                attempt.end().await;
+                publish.send_replace(None);
+                if let StartPlan::Template(template) = &plan.start {
+                    // What cannot be removed is dropped by the next start that cannot use it.
+                    let _ = store.remove(&template.key);
+                }
+                let reason = format!("its template was dropped: {}", Report::from(&error).line());
+                source = Source::Cold { reason, make_template: plan.spec.template == TemplateUse::Auto };
+                continue;
+            }
+            Err(end) => end,
+        };
+        record.state = State::Stopping;
+        // Only for others to see; the end does not depend on it.
+        let _ = run.write(&record);
+        let outcome = life.finish(end, &mut attempt.children).await;
+        attempt.end().await;
+        break outcome;
     };
-    record.state = State::Stopping;
-    // Only for others to see; the end does not depend on it.
-    let _ = run.write(&record);
-    let outcome = life.finish(end, &mut children).await;
-    keeper.abort();
-    server.abort();
-    children.end().await;
+    if let Some(serving) = serving {
+        serving.abort();
+    }
     outcome
 }
 
@@ -118,30 +137,29 @@ struct Life<'a> {
     lines: &'a mut Lines<OwnedReadHalf>,
     waiting: &'a mut Vec<UnixStream>,
     current: Current,
-    cut: mpsc::Sender<()>,
-    refused: mpsc::Receiver<ProtocolError>,
     commands: mpsc::Receiver<Command>,
+    /// Once the guest is up.
+    clock: Option<clock::Watch>,
 }
 
 impl Life<'_> {
     /// Waits for the guest and makes it this sandbox.
-    async fn boot(&mut self, first: &StartLine, children: &mut Children) -> std::result::Result<Configured, End> {
+    async fn bring_up(
+        &mut self,
+        first: &StartLine,
+        attempt: &mut Attempt,
+    ) -> std::result::Result<(Configured, Vec<HostMark>), End> {
         let deadline = Duration::from_secs(first.plan.spec.boot_deadline_seconds);
-        let mut current = self.current.clone();
-        let configured = async {
-            // The keeper outlives this wait.
-            let link = current.wait_for(Option::is_some).await.ok().and_then(|link| link.clone());
-            configure(link.ok_or_else(|| Error::new(ErrorKind::Monitor, "the link's keeper ended"))?, first).await
-        };
+        let configured = attempt.configuration(first, self.current.clone());
         tokio::select! {
             answer = configured => match answer {
                 Ok(answer) => Ok(answer),
                 // A link that breaks is more often the effect than the cause.
-                Err(error) => Err(tokio::time::timeout(CAUSE_PATIENCE, self.serve(children, false))
+                Err(error) => Err(tokio::time::timeout(CAUSE_PATIENCE, self.serve(attempt, false))
                     .await
                     .unwrap_or(End::Broken(error))),
             },
-            end = self.serve(children, false) => Err(end),
+            end = self.serve(attempt, false) => Err(end),
             () = tokio::time::sleep(deadline) => {
                 let late = Error::new(
                     ErrorKind::BootTimeout,
@@ -151,21 +169,25 @@ impl Life<'_> {
             }
         }
         .map_err(|end| match end {
-            End::Broken(error) if *error.kind() == ErrorKind::BootTimeout => End::Broken(children.with_console(error)),
+            End::Broken(error) if *error.kind() == ErrorKind::BootTimeout => {
+                End::Broken(attempt.children.with_console(error))
+            }
             end => end,
         })
     }
 
     /// Serves commands until the sandbox has to end.
-    async fn serve(&mut self, children: &mut Children, guest_is_up: bool) -> End {
+    async fn serve(&mut self, attempt: &mut Attempt, guest_is_up: bool) -> End {
         let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         else {
             return End::Broken(Error::new(ErrorKind::Monitor, "signals cannot be received"));
         };
+        let mut glances = tokio::time::interval(clock::GLANCE);
+        glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                trouble = children.trouble(guest_is_up) => return End::Broken(trouble),
-                Some(error) = self.refused.recv() => {
+                trouble = attempt.children.trouble(guest_is_up) => return End::Broken(trouble),
+                Some(error) = attempt.refused.recv() => {
                     return End::Broken(Error::new(ErrorKind::Guest, "the guest speaks another protocol").source(error));
                 }
                 message = self.lines.next::<ToMonitor>() => match message {
@@ -182,18 +204,29 @@ impl Life<'_> {
                         self.waiting.push(stream);
                         return End::Kill;
                     }
-                    Command::Relink(stream) => self.relink(stream).await,
+                    Command::Relink(stream) => self.relink(&attempt.cut, stream).await,
                 },
+                _ = glances.tick(), if self.clock.is_some() => self.look_at_the_clock(),
                 _ = terminate.recv() => return End::Stop,
                 _ = interrupt.recv() => return End::Stop,
             }
         }
     }
 
-    async fn relink(&mut self, mut stream: UnixStream) {
+    /// Has the guest's clock set right if something may have put it wrong.
+    fn look_at_the_clock(&mut self) {
+        if self.clock.as_mut().is_some_and(clock::Watch::look)
+            && let Some(link) = self.current.borrow().clone()
+        {
+            // A guest that does not answer has other troubles, which are noticed elsewhere.
+            tokio::spawn(tokio::time::timeout(CLOCK_PATIENCE, async move { clock::set_right(&link).await }));
+        }
+    }
+
+    async fn relink(&mut self, cut: &mpsc::Sender<()>, mut stream: UnixStream) {
         let mut current = self.current.clone();
         current.mark_unchanged();
-        if self.cut.send(()).await.is_err() {
+        if cut.send(()).await.is_err() {
             return;
         }
         tokio::spawn(async move {
@@ -228,30 +261,8 @@ impl Life<'_> {
     }
 }
 
-async fn configure(link: Link, first: &StartLine) -> Result<Configured> {
-    let mut stream = link.open(CONTROL_PORT).await.map_err(guest_is_silent)?;
-    let spec = &first.plan.spec;
-    let workspace = first.plan.guest_shares.first().map(|share| share.destination.clone());
-    let request = Configure {
-        hostname: spec.hostname.clone(),
-        wall_clock_ns: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64,
-        entropy: hex::encode(random_bytes::<32>()),
-        machine_id: hex::encode(random_bytes::<16>()),
-        timezone: first.timezone.clone(),
-        user: spec.user.clone(),
-        shares: first.plan.guest_shares.clone(),
-        workspace,
-    };
-    let (answer, _) = ask(&mut stream, kind::CONFIGURE, &request).await?;
-    answer.payload_as().map_err(|error| Error::new(ErrorKind::Guest, "the guest broke the protocol").source(error))
-}
-
 /// Asks the guest to flush its shares and waits until it has.
 async fn shut_down(link: &Link) -> Result<()> {
     let mut stream = link.open(CONTROL_PORT).await.map_err(guest_is_silent)?;
     ask(&mut stream, kind::SHUTDOWN, &serde_json::Value::Null).await.map(|_| ())
-}
-
-fn guest_is_silent(error: viv_link::LinkError) -> Error {
-    Error::new(ErrorKind::Guest, "the guest's control port cannot be reached").source(error)
 }

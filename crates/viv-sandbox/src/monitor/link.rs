@@ -51,15 +51,15 @@ impl Carrier {
     }
 }
 
-/// Keeps a link for ever. `cut` breaks it on purpose; `refused` gets the reason if the guest
+/// Keeps a link for ever. Its first session begins with `reset`. `cut` breaks it on purpose; `refused` gets the reason if the guest
 /// speaks another version, after which there is no point in trying again.
 pub(super) async fn keep(
     carrier: Carrier,
+    mut reset: Token,
     current: watch::Sender<Option<Link>>,
     mut cut: mpsc::Receiver<()>,
     refused: mpsc::Sender<ProtocolError>,
 ) {
-    let mut reset = FIRST_TOKEN;
     loop {
         let session = async { viv_link::host_session(carrier.connect().await?, &reset).await };
         match session.await {

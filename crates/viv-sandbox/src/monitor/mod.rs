@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!            start line          all started            configured
-//!  (nothing) ─────────► starting ───────────► booting ────────────► running
-//!                          │                     │                     │  client gone, STOP, KILL,
-//!                          │ error               │ error, deadline     │  VMM or file daemon ended
+//!  (nothing) ─────────► starting ───────────► coming up ──────────► running
+//!                          │  ▲                  │                     │  client gone, STOP, KILL,
+//!                          │  └── from template, │ error, deadline     │  VMM or file daemon ended
+//!                    error │      error: cold    │                     │
 //!                          ▼                     ▼                     ▼
 //!                        ended ◄──────────────────────────────────── stopping
 //! ```
@@ -12,7 +13,9 @@
 //! One thread runs everything, because the kernel ties a child's fate to the thread that started
 //! it (prctl(2), `PR_SET_PDEATHSIG`).
 
-mod children;
+pub(crate) mod attempt;
+pub(crate) mod children;
+mod clock;
 mod life;
 mod link;
 mod server;

@@ -200,6 +200,7 @@ mod tests {
             kvm: Kvm::Unusable("there is no /dev/kvm".into()),
             tsc_khz: 2_893_000,
             cpus: 2,
+            processor: String::new(),
             vhost_vsock: false,
         }
     }

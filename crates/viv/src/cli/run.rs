@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use viv_sandbox::{AccelChoice, VmmChoice};
+use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
 
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
@@ -21,6 +21,7 @@ Examples:
   viv run --mount ~/data:/data:ro -- ls /data
   viv run --env API_URL=http://x --env LANG -- env
   viv run --timeout 5m --json -- ./script    for programs: events and the result as JSON on stderr
+  viv run --timing -- true                   where the time goes
   viv run --dry-run                          what would be run, without running it
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
@@ -46,6 +47,13 @@ pub struct RunArguments {
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<PathBuf>,
+    #[arg(long, value_name = "auto|use|never", help = d::TEMPLATE.help_of_flag(), value_parser = values::parse_template, help_heading = "Machine")]
+    pub template: Option<TemplateUse>,
+    /// Boot the machine: the same as --template never
+    #[arg(long, conflicts_with = "template", help_heading = "Machine")]
+    pub cold: bool,
+    #[arg(long, value_name = "NUMBER", help = d::SPARES.help_of_flag(), value_parser = values::parse_spares, help_heading = "Machine")]
+    pub spares: Option<u32>,
 
     /// Directory to share, read-write and under its own path [default: the current directory]
     #[arg(short = 'w', long, value_name = "DIR", help_heading = "Shares")]
@@ -78,6 +86,9 @@ pub struct RunArguments {
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]
     pub json: bool,
+    /// Say at the end where the time went, on the host and inside
+    #[arg(long)]
+    pub timing: bool,
     /// Print what would be run, and start nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -118,6 +129,8 @@ impl RunArguments {
             accel: self.accel.map(found),
             kernel: self.kernel.as_ref().map(|path| found(directory.join(path))),
             image: self.image.as_ref().map(|path| found(directory.join(path))),
+            template: if self.cold { Some(TemplateUse::Never) } else { self.template }.map(found),
+            spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use viv_image::{Cache, ImageSource, KernelSource};
 use viv_proto::message::Exec;
-use viv_sandbox::{Artifacts, Event, Paths, Plan, Sandbox, SandboxSpec, StartRequest};
+use viv_sandbox::{Artifacts, Event, HostMark, MakeRequest, Paths, Plan, Sandbox, SandboxSpec, StartRequest, Way};
 
 use super::{Limits, block_on, conclude};
 use crate::cli::RunArguments;
@@ -18,6 +18,7 @@ use crate::output::{JsonEvent, Printer, ProgressReporter, Timings, milliseconds,
 use crate::resolve::{self, Request, Resolved};
 use crate::settings::file::{self, PROJECT_FILE, Trust};
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
+use crate::timing::{self, Told};
 use crate::{exit_code, render};
 
 /// Runs a program in a fresh sandbox and returns its exit code.
@@ -26,6 +27,7 @@ use crate::{exit_code, render};
 /// Whatever keeps the program from running to its end.
 pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
     let began = Instant::now();
+    let mut clock = Clock::start();
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
     let resolved = resolve_arguments(arguments, &host, &paths)?;
@@ -43,21 +45,24 @@ pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
     for warning in &provisional.warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
+    clock.mark("settings");
     let artifacts = prepare(&resolved.sandbox, &paths, printer)?;
     let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
     let timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
+    clock.mark("artifacts");
     printer.timing("kernel and image are there", began.elapsed());
     let run = Run {
         start: StartRequest {
             plan,
             paths,
             executable: std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?,
-            timezone: host.timezone(),
         },
         exec: resolved.exec,
         timeout: resolved.timeout,
         began,
         timings,
+        clock,
+        show_timing: arguments.timing,
     };
     block_on(run_sandbox(run, printer))?
 }
@@ -69,14 +74,61 @@ struct Run {
     timeout: Option<Duration>,
     began: Instant,
     timings: Timings,
+    clock: Clock,
+    show_timing: bool,
+}
+
+/// When each part of the run was done.
+struct Clock {
+    began: HostMark,
+    marks: Vec<HostMark>,
+    told: Told,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: HostMark::now("began"), marks: Vec::new(), told: Told::default() }
+    }
+
+    fn mark(&mut self, name: &str) {
+        self.marks.push(HostMark::now(name));
+    }
+
+    /// Something was done so long after the last mark.
+    fn mark_later(&mut self, name: &str, after: Duration) {
+        let last = self.marks.last().unwrap_or(&self.began).at_ns;
+        let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        self.marks.push(HostMark { name: name.to_owned(), at_ns: last.saturating_add(after) });
+    }
+}
+
+/// The template that this run found missing, made by a process of its own: once the program has run
+/// for a while, or at the end, so that it never competes with a start.
+struct Making {
+    request: Option<MakeRequest>,
+    executable: PathBuf,
+}
+
+impl Making {
+    /// How long the program runs undisturbed.
+    const DELAY: Duration = Duration::from_secs(3);
+
+    fn begin(&mut self) {
+        if let Some(request) = self.request.take() {
+            // It is for the next start; this one does not depend on it.
+            let _ = viv_sandbox::make_in_background(request, &self.executable);
+        }
+    }
 }
 
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.
 fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
     Artifacts {
         kernel: spec.kernel.clone().unwrap_or_else(|| PathBuf::from("KERNEL")),
+        kernel_digest: String::new(),
         initramfs: PathBuf::from("INITRAMFS"),
         root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
+        root_digest: String::new(),
         scratch: PathBuf::from("SCRATCH"),
     }
 }
@@ -153,12 +205,19 @@ fn prepare(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artif
     let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
     let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
-    Ok(Artifacts { kernel: kernel.vmlinux, initramfs, root: root.path, scratch })
+    Ok(Artifacts {
+        kernel: kernel.vmlinux,
+        kernel_digest: kernel.digest,
+        initramfs,
+        root: root.path,
+        root_digest: root.digest,
+        scratch,
+    })
 }
 
 /// Starts the sandbox, runs the program, stops the sandbox.
 async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
-    let Run { start, mut exec, timeout, began, mut timings } = run;
+    let Run { start, mut exec, timeout, began, mut timings, mut clock, show_timing } = run;
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
     if at_terminal {
@@ -170,20 +229,47 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     let id = spec.id.clone();
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
+    let request = MakeRequest::new(&start.plan, &paths).ok();
+    let mut making = Making { request: None, executable: start.executable.clone() };
 
     let start_began = Instant::now();
+    let on_event = |event: &Event| match event {
+        Event::Starting(way) => {
+            printer.event(&JsonEvent::Starting { id: &id, way });
+            printer.detail(&render::way(way));
+            making.request = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+        }
+        Event::Ready { guest_uptime_ms, marks, guest_marks } => {
+            let milliseconds = milliseconds(start_began.elapsed());
+            printer.event(&JsonEvent::Ready { id: &id, milliseconds, guest_uptime_ms: *guest_uptime_ms });
+            clock.told = Told { monitor: marks.clone(), guest: guest_marks.clone() };
+        }
+        _ => {}
+    };
     let mut sandbox = tokio::select! {
-        started = viv_sandbox::start(start, |event| on_event(event, &id, start_began, printer)) => started?,
+        started = viv_sandbox::start(start, on_event) => started?,
         // Dropping a start that is under way ends all of it.
         number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
     };
     timings.start_ms = milliseconds(start_began.elapsed());
     printer.timing("the sandbox is up", start_began.elapsed());
+    clock.mark("ready");
 
     let program_began = Instant::now();
     let options = SessionOptions { terminal: at_terminal, timeout };
-    let outcome = run_program(&mut sandbox, &exec, options, &mut signals, printer).await;
+    let outcome = {
+        let running = run_program(&mut sandbox, &exec, options, &mut signals, printer, &mut clock);
+        tokio::pin!(running);
+        tokio::select! {
+            outcome = &mut running => outcome,
+            () = tokio::time::sleep(Making::DELAY) => {
+                making.begin();
+                running.await
+            }
+        }
+    };
     timings.program_ms = milliseconds(program_began.elapsed());
+    clock.mark("program ended");
 
     let stop_began = Instant::now();
     let mut stopped = stop(sandbox, &mut signals).await;
@@ -196,6 +282,8 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     timings.stop_ms = milliseconds(stop_began.elapsed());
     timings.total_ms = milliseconds(began.elapsed());
     printer.timing("the sandbox is gone", stop_began.elapsed());
+    clock.mark("stopped");
+    making.begin();
 
     let (end, first_output) = outcome?;
     timings.first_output_ms = first_output;
@@ -212,19 +300,13 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     }
     let signal = if let End::Exited(report) = &end { report.signal } else { None };
     let timed_out = matches!(end, End::TimedOut);
+    if show_timing {
+        let spans = timing::spans(&clock.began, &clock.marks, &clock.told);
+        printer.event(&JsonEvent::Timing { spans: &spans });
+        printer.note(&timing::render(&spans));
+    }
     printer.event(&JsonEvent::Result { id: &id, exit_code: code, signal, timed_out, timings });
     Ok(code)
-}
-
-fn on_event(event: &Event, id: &str, began: Instant, printer: &Printer) {
-    match event {
-        Event::Booting => printer.event(&JsonEvent::Booting { id }),
-        Event::Ready { guest_uptime_ms } => {
-            let milliseconds = milliseconds(began.elapsed());
-            printer.event(&JsonEvent::Ready { id, milliseconds, guest_uptime_ms: *guest_uptime_ms });
-        }
-        _ => {}
-    }
 }
 
 /// Runs the program to the session's end. Returns that and when its first output came.
@@ -234,11 +316,13 @@ async fn run_program(
     options: SessionOptions,
     signals: &mut Signals,
     printer: &Printer,
+    clock: &mut Clock,
 ) -> Result<(End<Failure>, Option<u64>), Failure> {
     let started = tokio::select! {
         started = sandbox.exec(exec) => started.map_err(failure_of_exec)?,
         number = ending_signal(signals) => return Ok((End::Signalled(number), None)),
     };
+    clock.mark("program started");
     let streams = Streams {
         stdin: Box::new(Descriptor::stdin()),
         stdout: Box::new(Descriptor::stdout()),
@@ -252,6 +336,9 @@ async fn run_program(
         if let Ok(cause) = tokio::time::timeout(Duration::from_secs(3), sandbox.ended()).await {
             end = End::Lost(cause.into());
         }
+    }
+    if let Some(after) = summary.first_output {
+        clock.mark_later("first output", after);
     }
     Ok((end, summary.first_output.map(milliseconds)))
 }

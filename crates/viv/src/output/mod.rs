@@ -10,9 +10,11 @@ use std::time::Duration;
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 use viv_error::Report;
+use viv_sandbox::Way;
 
 use crate::cli::Verbosity;
 use crate::error::Failure;
+use crate::timing::Span;
 use clean::{clean, clean_lines};
 
 pub use progress::ProgressReporter;
@@ -37,10 +39,12 @@ pub enum JsonEvent<'a> {
         /// What is being done.
         message: &'a str,
     },
-    /// The virtual machine was started.
-    Booting {
+    /// The virtual machine is about to be started. Comes again if a template turns out unusable.
+    Starting {
         /// The sandbox.
         id: &'a str,
+        /// From a template, or cold, and why.
+        way: &'a Way,
     },
     /// The sandbox takes commands.
     Ready {
@@ -64,6 +68,11 @@ pub enum JsonEvent<'a> {
         error: &'a Report,
         /// The exit code of `viv`.
         exit_code: u8,
+    },
+    /// Where the time went, if that was asked for: the last line but one.
+    Timing {
+        /// Parts of the start and the end, in order.
+        spans: &'a [Span],
     },
     /// The program ended: the last line.
     Result {

@@ -15,6 +15,7 @@ fn host() -> HostEnvironment {
         gid: 1235,
         cpus: 8,
         memory: Some(16 << 30),
+        timezone: Some("Europe/Vienna".to_owned()),
         variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     }
 }

@@ -11,6 +11,9 @@ pub const DEFAULT_DISK: Size = Size(20 << 30);
 /// The most virtual CPUs a sandbox may have.
 pub const MAXIMUM_CPUS: u32 = 64;
 
+/// The most machines that are kept ready.
+pub const MAXIMUM_SPARES: u32 = 64;
+
 /// Virtual CPUs of a sandbox unless asked otherwise: more of them make the boot slower.
 #[must_use]
 pub fn default_cpus(host_cpus: u32) -> u32 {
@@ -26,6 +29,8 @@ pub enum ProjectRule {
     BeneathWorkspace,
     /// It would show the guest something of the host: command line and user configuration only.
     Refused,
+    /// It takes something of the host's: command line and user configuration only.
+    UserOnly,
 }
 
 impl ProjectRule {
@@ -35,7 +40,7 @@ impl ProjectRule {
         match self {
             Self::Allowed => "yes",
             Self::BeneathWorkspace => "only paths beneath the workspace",
-            Self::Refused => "no",
+            Self::Refused | Self::UserOnly => "no",
         }
     }
 }
@@ -129,6 +134,14 @@ settings! {
         key: "image", flag: "--image", help: "Another root file system: an EROFS image",
         default: "Debian trixie with development tools", example: "\"/srv/root.erofs\"", project: ProjectRule::BeneathWorkspace,
     };
+    TEMPLATE = Setting {
+        key: "template", flag: "--template", help: "Start from a template: auto (a missing one is made in the background), use (if there is one), or never",
+        default: "auto", example: "\"use\"", project: ProjectRule::Allowed,
+    };
+    SPARES = Setting {
+        key: "spares", flag: "--spares", help: "Restored, paused machines kept ready for the next starts like this one; each takes memory",
+        default: "0", example: "2", project: ProjectRule::UserOnly,
+    };
     NAME = Setting {
         key: "name", flag: "--name", help: "Name of the sandbox, for `viv ps` and `viv exec`, and its host name",
         default: "none", example: "\"review\"", project: ProjectRule::Allowed,
@@ -141,7 +154,7 @@ settings! {
 
 /// Options of `viv run` that no configuration file may set.
 pub const COMMAND_LINE_ONLY: &[&str] =
-    &["i-know", "workspace", "root", "json", "quiet", "verbose", "dry-run", "mount", "label"];
+    &["i-know", "workspace", "root", "json", "quiet", "verbose", "dry-run", "timing", "cold", "mount", "label"];
 
 /// The setting with this key.
 #[must_use]

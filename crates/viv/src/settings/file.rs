@@ -142,18 +142,14 @@ impl Reader<'_> {
     }
 
     fn check_allowed(&self, setting: &Setting, key: &Key) -> Result<(), Error> {
-        match (self.trust, setting.project) {
-            (Trust::Project { .. }, ProjectRule::Refused) => Err(self
-                .refuse(
-                    key.span(),
-                    format_args!(
-                        "`{}` is not taken from a project's file: it would show the sandbox something of the host",
-                        setting.key
-                    ),
-                )
-                .hint(format!("put it on the command line ({}) or into your own config.toml", setting.flag))),
-            _ => Ok(()),
-        }
+        let why = match (self.trust, setting.project) {
+            (Trust::Project { .. }, ProjectRule::Refused) => "it would show the sandbox something of the host",
+            (Trust::Project { .. }, ProjectRule::UserOnly) => "it takes the host's memory",
+            _ => return Ok(()),
+        };
+        Err(self
+            .refuse(key.span(), format_args!("`{}` is not taken from a project's file: {why}", setting.key))
+            .hint(format!("put it on the command line ({}) or into your own config.toml", setting.flag)))
     }
 
     fn take(&self, setting: &Setting, value: &Value, layer: &mut Layer) -> Result<(), Error> {
@@ -166,6 +162,8 @@ impl Reader<'_> {
             "timeout" => layer.timeout = Some(self.found(self.scalar(setting, value, values::parse_duration)?)),
             "vmm" => layer.vmm = Some(self.found(self.text(setting, value, values::parse_vmm)?)),
             "accel" => layer.accel = Some(self.found(self.text(setting, value, values::parse_accel)?)),
+            "template" => layer.template = Some(self.found(self.text(setting, value, values::parse_template)?)),
+            "spares" => layer.spares = Some(self.found(self.scalar(setting, value, values::parse_spares)?)),
             "name" => layer.name = Some(self.found(self.text(setting, value, values::parse_name)?)),
             "kernel" => layer.kernel = Some(self.found(self.path_value(setting, value)?)),
             "image" => layer.image = Some(self.found(self.path_value(setting, value)?)),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_sandbox::{AccelChoice, VmmChoice};
+use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
 
 use super::values::Size;
 
@@ -92,6 +92,10 @@ pub struct Layer {
     pub kernel: Option<Found<PathBuf>>,
     /// Root image, absolute.
     pub image: Option<Found<PathBuf>>,
+    /// What to do with templates.
+    pub template: Option<Found<TemplateUse>>,
+    /// Machines kept ready.
+    pub spares: Option<Found<u32>>,
     /// Name.
     pub name: Option<Found<String>>,
     /// Labels.
@@ -115,6 +119,8 @@ impl Layer {
             accel: self.accel.or(weaker.accel),
             kernel: self.kernel.or(weaker.kernel),
             image: self.image.or(weaker.image),
+            template: self.template.or(weaker.template),
+            spares: self.spares.or(weaker.spares),
             name: self.name.or(weaker.name),
             labels: weaker.labels.into_iter().chain(self.labels).collect(),
         }

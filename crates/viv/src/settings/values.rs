@@ -6,9 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_sandbox::{AccelChoice, VmmChoice};
+use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
 
-use super::definitions::MAXIMUM_CPUS;
+use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
 
 /// A number of bytes, written as `512M` or `2G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -127,6 +127,30 @@ pub fn parse_cpus(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|cpus| (1..=MAXIMUM_CPUS).contains(cpus))
         .ok_or_else(|| format!("not a number of CPUs from 1 to {MAXIMUM_CPUS}"))
+}
+
+/// Reads what a start may do with templates.
+///
+/// # Errors
+/// Names what there is.
+pub fn parse_template(text: &str) -> Result<TemplateUse, String> {
+    match text {
+        "auto" => Ok(TemplateUse::Auto),
+        "use" => Ok(TemplateUse::Use),
+        "never" => Ok(TemplateUse::Never),
+        _ => Err("not one of auto, use, never".to_owned()),
+    }
+}
+
+/// Reads a number of machines to keep ready.
+///
+/// # Errors
+/// Says which numbers there are.
+pub fn parse_spares(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|spares| *spares <= MAXIMUM_SPARES)
+        .ok_or_else(|| format!("not a number from 0 to {MAXIMUM_SPARES}"))
 }
 
 /// Reads the acceleration.

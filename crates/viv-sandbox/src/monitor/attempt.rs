@@ -1,0 +1,178 @@
+//! One attempt to bring a machine up: restored from a template, or booted.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use viv_link::Link;
+use viv_proto::handshake::FIRST_TOKEN;
+use viv_proto::message::{Configure, Configured, kind};
+use viv_proto::{CONTROL_PORT, ProtocolError, VsockKey};
+use viv_vmm::LinkCarrier;
+
+use super::children::{Children, LINK_SOCKET, Machinery};
+use super::clock;
+use super::link::{self, Carrier};
+use crate::error::adopt;
+use crate::exec::ask;
+use crate::plan::StartPlan;
+use crate::registry::RunDirectory;
+use crate::spec::random_bytes;
+use crate::template::{Opened, Store};
+use crate::wire::{HostMark, StartLine, Way};
+use crate::{Error, ErrorKind, Plan, Result, TemplateUse};
+
+/// Where a machine comes from.
+pub(super) enum Source {
+    Template(Opened),
+    Cold { reason: String, make_template: bool },
+}
+
+impl Source {
+    /// The best there is for a plan.
+    pub(super) fn choose(plan: &Plan, store: &Store) -> Self {
+        match &plan.start {
+            StartPlan::Cold { reason } => Self::Cold { reason: reason.clone(), make_template: false },
+            StartPlan::Template(template) => match store.open(template) {
+                Ok(opened) => Self::Template(opened),
+                Err(miss) => {
+                    let make_template = miss.make && plan.spec.template == TemplateUse::Auto;
+                    Self::Cold { reason: miss.reason, make_template }
+                }
+            },
+        }
+    }
+
+    pub(super) fn way(&self, plan: &Plan) -> Way {
+        match (self, &plan.start) {
+            (Self::Cold { reason, make_template }, _) => {
+                Way::Cold { reason: reason.clone(), make_template: *make_template }
+            }
+            (Self::Template(_), StartPlan::Template(template)) => Way::Template { key: template.key.clone() },
+            (Self::Template(opened), StartPlan::Cold { .. }) => Way::Template { key: opened.id.clone() },
+        }
+    }
+}
+
+/// A machine that was started, and who keeps its link.
+pub(super) struct Attempt {
+    pub(super) children: Children,
+    /// What the guest has to say that it was prepared as.
+    template: Option<String>,
+    keeper: JoinHandle<()>,
+    /// Breaks the link on purpose.
+    pub(super) cut: mpsc::Sender<()>,
+    /// Why the guest cannot be spoken to.
+    pub(super) refused: mpsc::Receiver<ProtocolError>,
+}
+
+impl Attempt {
+    /// Starts everything; nothing of it has been heard of yet.
+    pub(super) fn start(
+        plan: &Plan,
+        state: &Path,
+        source: Source,
+        run: &RunDirectory,
+        publish: watch::Sender<Option<Link>>,
+    ) -> Result<Self> {
+        let key: VsockKey = random_bytes();
+        let (vmm, scratch, memory, template, token) = match (source, &plan.start) {
+            (Source::Template(opened), StartPlan::Template(template)) => {
+                let scratch = viv_image::clone_disk(&opened.scratch, state).map_err(adopt)?;
+                (&template.restore, scratch, Some(opened.memory), Some(opened.id), opened.token)
+            }
+            _ => (&plan.vmm, viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?, None, None, FIRST_TOKEN),
+        };
+        let children = Children::start(Machinery {
+            vmm,
+            file_daemon: &plan.file_daemon,
+            link: plan.link,
+            key: &key,
+            scratch,
+            memory,
+            sockets: &|name| run.socket_path(name),
+        })?;
+        let carrier = match plan.link {
+            LinkCarrier::VirtioSerial => Carrier::Socket(run.socket_path(LINK_SOCKET)),
+            LinkCarrier::Vsock { cid } => Carrier::Vsock { cid, key },
+        };
+        let (cut, cuts) = mpsc::channel(1);
+        let (refuse, refused) = mpsc::channel(1);
+        let keeper = tokio::spawn(link::keep(carrier, token, publish, cuts, refuse));
+        Ok(Self { children, template, keeper, cut, refused })
+    }
+
+    /// Whether it is restored, so that a cold start may do better.
+    pub(super) fn is_restored(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// What makes a guest that answers on `link` the sandbox.
+    pub(super) fn configuration(
+        &self,
+        first: &StartLine,
+        link: watch::Receiver<Option<Link>>,
+    ) -> impl Future<Output = Result<(Configured, Vec<HostMark>)>> + use<> {
+        let shares_are_ready = self.children.shares_are_ready();
+        let template = self.template.clone();
+        let request = request(first);
+        async move { configure(link, shares_are_ready, request, template).await }
+    }
+
+    /// Ends it, and everything that belongs to it.
+    pub(super) async fn end(&mut self) {
+        self.keeper.abort();
+        self.children.end().await;
+    }
+}
+
+fn request(first: &StartLine) -> Configure {
+    let spec = &first.plan.spec;
+    Configure {
+        hostname: spec.hostname.clone(),
+        wall_clock_ns: 0,
+        entropy: hex::encode(random_bytes::<32>()),
+        machine_id: hex::encode(random_bytes::<16>()),
+        timezone: spec.timezone.clone(),
+        user: spec.user.clone(),
+        shares: first.plan.guest_shares.clone(),
+        workspace: first.plan.guest_shares.first().map(|share| share.destination.clone()),
+    }
+}
+
+async fn configure(
+    mut current: watch::Receiver<Option<Link>>,
+    mut shares_are_ready: watch::Receiver<bool>,
+    mut request: Configure,
+    template: Option<String>,
+) -> Result<(Configured, Vec<HostMark>)> {
+    let ended = || Error::new(ErrorKind::Monitor, "what belongs to the sandbox ended");
+    let link = current.wait_for(Option::is_some).await.ok().and_then(|link| link.clone()).ok_or_else(ended)?;
+    let mut marks = vec![HostMark::now("link")];
+    let mut stream = link.open(CONTROL_PORT).await.map_err(guest_is_silent)?;
+    marks.push(HostMark::now("control port"));
+    shares_are_ready.wait_for(|ready| *ready).await.map_err(|_| ended())?;
+    marks.push(HostMark::now("shares"));
+    request.wall_clock_ns = u64::try_from(clock::now().as_nanos()).unwrap_or(u64::MAX);
+    let (answer, _) = ask(&mut stream, kind::CONFIGURE, &request).await?;
+    let answered = clock::now();
+    let configured: Configured = answer
+        .payload_as()
+        .map_err(|error| Error::new(ErrorKind::Guest, "the guest broke the protocol").source(error))?;
+    marks.push(HostMark::now("configured"));
+    if configured.template != template {
+        return Err(Error::new(ErrorKind::Guest, "the guest is not the one that was saved"));
+    }
+    // The guest set its clock by the request, which was under way for as long as it is now behind.
+    let guest = Duration::from_nanos(configured.wall_clock_ns);
+    if answered.saturating_sub(guest) > clock::TOLERANCE || guest > answered {
+        clock::set_right(&link).await?;
+        marks.push(HostMark::now("clock"));
+    }
+    Ok((configured, marks))
+}
+
+pub(crate) fn guest_is_silent(error: viv_link::LinkError) -> Error {
+    Error::new(ErrorKind::Guest, "the guest's control port cannot be reached").source(error)
+}
