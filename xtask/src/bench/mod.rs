@@ -12,8 +12,9 @@ mod restore;
 mod sandbox;
 mod starts;
 mod templates;
+mod trace;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -35,6 +36,10 @@ pub struct StartArguments {
     /// Measure only this; may be repeated
     #[arg(long, value_enum, value_name = "PART")]
     only: Vec<Part>,
+    /// Draw where the time of a start goes: a page for a browser or, if it ends in .json, events for
+    /// Chrome's and Perfetto's trace viewers
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// Figures that are measured together.
@@ -72,6 +77,9 @@ pub fn start(arguments: &StartArguments) -> Result<()> {
         println!("\nThe floor of a cold start is the same machine with an init that prints one byte; of a start from");
         println!("a template, the same restore by the smallest possible client; of the shares, the same work on the");
         println!("guest's own disk; of memory, the most it may be.");
+    }
+    if let Some(file) = &arguments.trace {
+        trace::write(&viv, scratch.path(), file)?;
     }
     require_goals(&figures)
 }
