@@ -8,6 +8,7 @@ mod figures;
 mod floor;
 pub mod measure;
 mod memory;
+mod peers;
 mod restore;
 mod sandbox;
 mod starts;
@@ -22,6 +23,7 @@ use clap::{Args, ValueEnum};
 use crate::setup;
 use crate::workspace::{self, Profile};
 use figures::{Figure, print_table, require_goals};
+pub use peers::{PeersArguments, peers};
 use starts::Starts;
 
 /// `cargo xtask bench start`

@@ -17,17 +17,18 @@ enum Sign {
     Program(&'static str),
     /// Any of these.
     File(&'static [&'static str]),
+    PythonModule(&'static str),
 }
 
 struct Package {
     name: &'static str,
     sign: Sign,
-    /// Only tests need it.
-    for_tests: bool,
+    /// Who alone needs it; with [`Purpose::Run`] everyone.
+    purpose: Purpose,
 }
 
 const fn package(name: &'static str, sign: Sign) -> Package {
-    Package { name, sign, for_tests: false }
+    Package { name, sign, purpose: Purpose::Run }
 }
 
 const PACKAGES: &[Package] = &[
@@ -49,9 +50,20 @@ const PACKAGES: &[Package] = &[
             "/usr/share/keyrings/debian-archive-keyring.pgp",
         ]),
     ),
-    Package { name: "tmux", sign: Sign::Program("tmux"), for_tests: true },
-    Package { name: "git", sign: Sign::Program("git"), for_tests: true },
-    Package { name: "cpio", sign: Sign::Program("cpio"), for_tests: true },
+    Package { name: "tmux", sign: Sign::Program("tmux"), purpose: Purpose::Test },
+    Package { name: "git", sign: Sign::Program("git"), purpose: Purpose::Test },
+    Package { name: "cpio", sign: Sign::Program("cpio"), purpose: Purpose::Test },
+    // Debian keeps what fills an environment apart from python3.
+    Package { name: "python3-venv", sign: Sign::PythonModule("ensurepip"), purpose: Purpose::Peers },
+    Package { name: "busybox-static", sign: Sign::Program("busybox"), purpose: Purpose::Peers },
+    Package { name: "kmod", sign: Sign::Program("depmod"), purpose: Purpose::Peers },
+    Package { name: "xz-utils", sign: Sign::Program("unxz"), purpose: Purpose::Peers },
+    // virtme-ng's guest finds its standard output by it.
+    Package {
+        name: "udev",
+        sign: Sign::File(&["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"]),
+        purpose: Purpose::Peers,
+    },
 ];
 
 /// What was found.
@@ -59,9 +71,12 @@ pub fn probe(purpose: Purpose) -> Result<Facts> {
     let os_release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let missing_packages: Vec<&'static str> = PACKAGES
         .iter()
-        .filter(|package| purpose == Purpose::Test || !package.for_tests)
+        .filter(|package| [Purpose::Run, purpose].contains(&package.purpose))
         .filter(|package| match package.sign {
             Sign::Program(name) => command::find_program(name).is_none(),
+            Sign::PythonModule(name) => {
+                command::capture(Command::new("python3").args(["-c", &format!("import {name}")])).is_err()
+            }
             Sign::File(paths) => !paths.iter().any(|path| Path::new(path).exists()),
         })
         .map(|package| package.name)
@@ -156,6 +171,12 @@ fn qemu_candidate() -> Option<Version> {
         command::capture(Command::new("apt-cache").args(["policy", "qemu-system-x86"]).env("LC_ALL", "C")).ok()?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
     Version::find_in(line)
+}
+
+/// The host's suite, and where its packages are from.
+pub fn codename_and_sources() -> Result<(String, Vec<Source>)> {
+    let os_release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    Ok((os_release_field(&os_release, "VERSION_CODENAME"), configured_sources()))
 }
 
 fn configured_sources() -> Vec<Source> {
