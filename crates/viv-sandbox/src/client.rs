@@ -137,9 +137,22 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the monitor reported one, or had to be killed.
-    pub async fn stop(mut self) -> Result<()> {
+    pub async fn stop(self) -> Result<()> {
+        self.end_by(&ToMonitor::Stop).await
+    }
+
+    /// Ends everything at once and waits until nothing is left: for a sandbox whose guest said that
+    /// it has settled ([`viv_proto::message::ExitReport::settled`]).
+    ///
+    /// # Errors
+    /// As [`Sandbox::stop`].
+    pub async fn end(self) -> Result<()> {
+        self.end_by(&ToMonitor::End).await
+    }
+
+    async fn end_by(mut self, message: &ToMonitor) -> Result<()> {
         // If it is gone already, there is nothing to stop.
-        let _ = wire::send(&mut self.commands, &ToMonitor::Stop).await;
+        let _ = wire::send(&mut self.commands, message).await;
         let mut failure = None;
         let ended = async {
             while let Some(message) = self.lines.next::<FromMonitor>().await {

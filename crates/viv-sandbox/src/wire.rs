@@ -23,6 +23,8 @@ pub(crate) enum ToMonitor {
     Start(Box<StartLine>),
     /// Flush and end.
     Stop,
+    /// End at once: there is nothing to flush.
+    End,
 }
 
 /// The first line's content.

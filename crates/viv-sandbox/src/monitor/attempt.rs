@@ -11,7 +11,7 @@ use viv_proto::message::{Configure, Configured, kind};
 use viv_proto::{CONTROL_PORT, ProtocolError, VsockKey};
 use viv_vmm::LinkCarrier;
 
-use super::children::{Children, LINK_SOCKET, Machinery};
+use super::children::{Children, LINK_SOCKET, MachineState, Machinery};
 use super::clock;
 use super::link::{self, Carrier};
 use crate::error::adopt;
@@ -77,12 +77,15 @@ impl Attempt {
         publish: watch::Sender<Option<Link>>,
     ) -> Result<Self> {
         let key: VsockKey = random_bytes();
-        let (vmm, scratch, memory, template, token) = match (source, &plan.start) {
-            (Source::Template(opened), StartPlan::Template(template)) => {
-                let scratch = viv_image::clone_disk(&opened.scratch, state).map_err(adopt)?;
-                (&template.restore, scratch, Some(opened.memory), Some(opened.id), opened.token)
+        let (vmm, scratch, machine, template, token) = match (source, &plan.start) {
+            (Source::Template(Opened { id, token, memory, devices, scratch }), StartPlan::Template(template)) => {
+                let scratch = viv_image::clone_disk(&scratch, state).map_err(adopt)?;
+                (&template.restore, scratch, MachineState::Saved { memory, devices }, Some(id), token)
             }
-            _ => (&plan.vmm, viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?, None, None, FIRST_TOKEN),
+            _ => {
+                let scratch = viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?;
+                (&plan.vmm, scratch, MachineState::Fresh, None, FIRST_TOKEN)
+            }
         };
         let children = Children::start(Machinery {
             vmm,
@@ -90,7 +93,8 @@ impl Attempt {
             link: plan.link,
             key: &key,
             scratch,
-            memory,
+            memory_mib: plan.spec.memory_mib,
+            state: machine,
             sockets: &|name| run.socket_path(name),
         })?;
         let carrier = match plan.link {
@@ -117,7 +121,13 @@ impl Attempt {
         let shares_are_ready = self.children.shares_are_ready();
         let template = self.template.clone();
         let request = request(first);
-        async move { configure(link, shares_are_ready, request, template).await }
+        let restored = template.is_some().then(|| self.children.machine.restore());
+        async move {
+            if let Some(restored) = restored {
+                restored.await.map_err(adopt)?;
+            }
+            configure(link, shares_are_ready, request, template).await
+        }
     }
 
     /// Ends it, and everything that belongs to it.

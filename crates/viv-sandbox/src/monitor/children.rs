@@ -47,6 +47,8 @@ pub(crate) struct Children {
     daemon_words: Tail,
     ready: Option<pipe::Receiver>,
     told_ready: watch::Sender<bool>,
+    /// Of a machine that is to be saved.
+    memory: Option<File>,
     powered_off: bool,
 }
 
@@ -62,16 +64,28 @@ pub(crate) struct Machinery<'a> {
     pub(crate) key: &'a VsockKey,
     /// The machine's disk.
     pub(crate) scratch: File,
-    /// What its state is saved to or restored from.
-    pub(crate) memory: Option<File>,
+    /// How much memory it has, in MiB.
+    pub(crate) memory_mib: u64,
+    /// What it is saved to or restored from.
+    pub(crate) state: MachineState,
     /// Where its sockets are; one that is there already is replaced.
     pub(crate) sockets: &'a dyn Fn(&str) -> PathBuf,
+}
+
+/// What becomes of a machine's state.
+pub(crate) enum MachineState {
+    /// It begins anew and is lost.
+    Fresh,
+    /// That of its devices is saved here.
+    ToSave { devices: File },
+    /// It is restored from these files, read-only.
+    Saved { memory: File, devices: File },
 }
 
 impl Children {
     /// Starts both. They are ready when the guest answers, or one of them ends.
     pub(crate) fn start(machinery: Machinery<'_>) -> Result<Self> {
-        let Machinery { vmm, file_daemon, link, key, scratch, memory, sockets } = machinery;
+        let Machinery { vmm, file_daemon, link, key, scratch, memory_mib, state, sockets } = machinery;
         if link != LinkCarrier::VirtioSerial {
             append_key(&scratch, key).map_err(io("the scratch disk could not be written"))?;
         }
@@ -85,15 +99,36 @@ impl Children {
         let to_shares = UnixStream::connect(sockets(SHARES_SOCKET));
         let to_shares = to_shares.map_err(io("the sandbox's sockets could not be made"))?;
         let (file_daemon, ready, daemon_words) = start_file_daemon(file_daemon, shares.into())?;
-        let mut descriptors: BTreeMap<Descriptor, OwnedFd> =
-            BTreeMap::from([(Descriptor::Scratch, scratch.into()), (Descriptor::FileDaemon, to_shares.into())]);
-        descriptors.extend(memory.map(|memory| (Descriptor::Memory, memory.into())));
+        let memory = viv_vmm::memory::make(memory_mib << 20).map_err(io("the machine's memory could not be made"))?;
+        let kept = match &state {
+            MachineState::ToSave { .. } => Some(memory.try_clone().map_err(io("a descriptor could not be copied"))?),
+            _ => None,
+        };
+        let devices = match state {
+            MachineState::Fresh => None,
+            MachineState::ToSave { devices } => Some(devices.into()),
+            MachineState::Saved { memory: saved, devices } => Some(restore(&memory, saved, devices)?),
+        };
+        let mut descriptors: BTreeMap<Descriptor, OwnedFd> = BTreeMap::from([
+            (Descriptor::Memory, memory.into()),
+            (Descriptor::Scratch, scratch.into()),
+            (Descriptor::FileDaemon, to_shares.into()),
+        ]);
+        descriptors.extend(devices.map(|devices| (Descriptor::Devices, devices)));
         if link == LinkCarrier::VirtioSerial {
             descriptors.insert(Descriptor::LinkListener, listen(LINK_SOCKET)?.into());
         }
         let machine = viv_vmm::launch(vmm, descriptors).map_err(adopt)?;
         let (told_ready, _) = watch::channel(false);
-        Ok(Self { machine, file_daemon, daemon_words, ready: Some(ready), told_ready, powered_off: false })
+        Ok(Self {
+            machine,
+            file_daemon,
+            daemon_words,
+            ready: Some(ready),
+            told_ready,
+            memory: kept,
+            powered_off: false,
+        })
     }
 
     /// Becomes true once the shares are there. Only as long as someone waits for trouble.
@@ -180,6 +215,15 @@ impl Children {
         with_lines(error, lines)
     }
 
+    /// Saves the machine, which stands still afterwards: its devices to where it was told, and its
+    /// memory to an empty file.
+    pub(crate) async fn save(&mut self, memory: &File) -> Result<()> {
+        self.machine.save().await.map_err(adopt)?;
+        let used =
+            self.memory.take().ok_or_else(|| Error::new(ErrorKind::Monitor, "this machine is not to be saved"))?;
+        viv_vmm::memory::save(&used, memory).map_err(io("the machine's memory could not be saved"))
+    }
+
     /// Ends both and reaps them.
     pub(crate) async fn end(&mut self) {
         self.machine.kill().await;
@@ -188,6 +232,27 @@ impl Children {
             let _ = self.file_daemon.kill().await;
         }
     }
+}
+
+/// Fills a machine's memory and then lets its VMM have the state of its devices, which it waits for:
+/// the VMM starts meanwhile. Returns where it is to be read.
+fn restore(memory: &File, saved: File, mut devices: File) -> Result<OwnedFd> {
+    /// More would wait for each other in the kernel.
+    const MOST_THREADS: usize = 4;
+    let failed = || io("the machine's memory could not be restored");
+    let memory = memory.try_clone().map_err(failed())?;
+    let (reader, writer) = std::io::pipe().map_err(failed())?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    std::thread::Builder::new()
+        .name("viv-restore".to_owned())
+        .spawn(move || {
+            let mut writer = writer;
+            // Without its devices' state the VMM ends, which is noticed and says why.
+            let _ =
+                viv_vmm::memory::fill(&memory, &saved, threads).and_then(|()| std::io::copy(&mut devices, &mut writer));
+        })
+        .map_err(failed())?;
+    Ok(reader.into())
 }
 
 /// The lines from the one that says why, or else the last ones: a kernel's register dump and trace

@@ -192,6 +192,7 @@ impl Life<'_> {
                 }
                 message = self.lines.next::<ToMonitor>() => match message {
                     Some(ToMonitor::Stop) => return End::Stop,
+                    Some(ToMonitor::End) => return End::Kill,
                     Some(ToMonitor::Start(_)) => {}
                     None => return End::Abandoned,
                 },

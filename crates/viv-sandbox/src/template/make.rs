@@ -23,11 +23,11 @@ use viv_shares::FileDaemonSpec;
 use viv_vmm::LinkCarrier;
 
 use super::TemplatePlan;
-use super::store::{MEMORY, SCRATCH, Store, TemplateInfo, private_file};
-use crate::error::{adopt, from_report, io};
+use super::store::{DEVICES, MEMORY, SCRATCH, Store, TemplateInfo, private_file};
+use crate::error::{from_report, io};
 use crate::exec::ask;
 use crate::monitor::attempt::guest_is_silent;
-use crate::monitor::children::{Children, LINK_SOCKET, Machinery};
+use crate::monitor::children::{Children, LINK_SOCKET, MachineState, Machinery};
 use crate::plan::StartPlan;
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
@@ -38,8 +38,11 @@ use crate::{Error, ErrorKind, Paths, Plan, Result, sys};
 const WARM_UP: [&[&str]; 2] =
     [&["sh", "-c", "exec true"], &["bash", "-lc", "ls / >/dev/null; cat /dev/null; exec env true"]];
 
-/// How long one of these may take, beyond what a boot may.
+/// How long these may take, beyond what a boot may.
 const WARM_UP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// In the background on a busy machine there is next to no processor to be had, and no hurry.
+const BACKGROUND_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// A template to make.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +52,7 @@ pub struct MakeRequest {
     scratch: PathBuf,
     user: User,
     timezone: Option<String>,
+    memory_mib: u64,
     boot_deadline_seconds: u64,
     paths: Paths,
     background: bool,
@@ -70,6 +74,7 @@ impl MakeRequest {
             scratch: plan.scratch.clone(),
             user: spec.user.clone(),
             timezone: spec.timezone.clone(),
+            memory_mib: spec.memory_mib,
             boot_deadline_seconds: spec.boot_deadline_seconds,
             paths: paths.clone(),
             background: false,
@@ -211,6 +216,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
     let empty = File::open(&request.scratch).map_err(failed())?;
     viv_image::copy_sparse(&empty, &scratch).map_err(failed())?;
     let memory = private_file(&staged.join(MEMORY)).map_err(failed())?;
+    let devices = private_file(&staged.join(DEVICES)).map_err(failed())?;
     let directory = open_directory(staged).map_err(failed())?;
     say(&FromMaker::Event(MakeEvent::Booting));
     let sockets = |name: &str| short_path(&directory, name);
@@ -226,11 +232,13 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
         link: LinkCarrier::VirtioSerial,
         key: &random_bytes(),
         scratch,
-        memory: Some(memory),
+        memory_mib: request.memory_mib,
+        state: MachineState::ToSave { devices },
         sockets: &sockets,
     })?;
     let id = hex::encode(random_bytes::<16>());
-    let deadline = Duration::from_secs(request.boot_deadline_seconds) + WARM_UP_PATIENCE;
+    let patience = if request.background { BACKGROUND_PATIENCE } else { WARM_UP_PATIENCE };
+    let deadline = Duration::from_secs(request.boot_deadline_seconds) + patience;
     let prepared = tokio::select! {
         prepared = tokio::time::timeout(deadline, prepare(request, &id, sockets(LINK_SOCKET))) => {
             prepared.unwrap_or_else(|_| {
@@ -243,7 +251,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
     let saved = match prepared {
         Ok(token) => {
             say(&FromMaker::Event(MakeEvent::Saving));
-            children.machine.save().await.map_err(adopt).map(|()| (id, token))
+            children.save(&memory).await.map(|()| (id, token))
         }
         Err(error) => Err(error),
     };

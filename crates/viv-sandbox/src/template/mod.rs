@@ -5,7 +5,7 @@
 //!        │                                 guest, runs a program to warm it up, saves it
 //!        ▼                                   │
 //!   the user's program                       ▼
-//!                             templates/<key>/{template.json, memory, scratch}
+//!                             templates/<key>/{template.json, memory, devices, scratch}
 //!                                            │ open, stamps equal
 //!  next start ───────────────────────────────┴──► VMM restored, own copy of scratch ──► `configure`
 //! ```
@@ -31,7 +31,7 @@ pub(crate) use store::{Opened, Store};
 pub use store::{TemplateInfo, list_templates, prune_templates, remove_template};
 
 /// Changes with what a template is.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// How a template is made and used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

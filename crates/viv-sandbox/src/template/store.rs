@@ -4,7 +4,8 @@
 //! cache/templates/            0700
 //!   <key>/                    0700, appears and disappears by a rename
 //!     template.json           0600: what it is; its time of modification is that of its last use
-//!     memory                  0600, sparse: the machine's state
+//!     memory                  0600, sparse: the machine's memory
+//!     devices                 0600: the state of its devices
 //!     scratch                 0600, sparse: its disk
 //!   .new-<key>-<random>/      one on its way; the maker holds the lock of its file `lock`
 //!   .lock-<key>               held by the maker
@@ -31,6 +32,7 @@ use crate::{Error, ErrorKind, Paths, Result};
 
 const DESCRIPTION: &str = "template.json";
 pub(super) const MEMORY: &str = "memory";
+pub(super) const DEVICES: &str = "devices";
 pub(super) const SCRATCH: &str = "scratch";
 const LOCK: &str = "lock";
 
@@ -66,6 +68,7 @@ pub(super) struct Description {
     pub created_at_unix_ms: u64,
     pub ingredients: Ingredients,
     pub memory: Content,
+    pub devices: Content,
     pub scratch: Content,
 }
 
@@ -89,6 +92,7 @@ pub(crate) struct Opened {
     pub(crate) id: String,
     pub(crate) token: Token,
     pub(crate) memory: File,
+    pub(crate) devices: File,
     pub(crate) scratch: File,
 }
 
@@ -159,9 +163,14 @@ impl Store {
         let mut token = Token::default();
         hex::decode_to_slice(&known.link_token, &mut token).map_err(|error| error.to_string())?;
         let memory = File::from(open_within(directory, MEMORY, OFlags::RDONLY).map_err(words)?);
+        let devices = File::from(open_within(directory, DEVICES, OFlags::RDONLY).map_err(words)?);
         let scratch = File::from(open_within(directory, SCRATCH, OFlags::RDONLY).map_err(words)?);
         let mut restamped = false;
-        for (name, file, content) in [(MEMORY, &memory, &mut known.memory), (SCRATCH, &scratch, &mut known.scratch)] {
+        for (name, file, content) in [
+            (MEMORY, &memory, &mut known.memory),
+            (DEVICES, &devices, &mut known.devices),
+            (SCRATCH, &scratch, &mut known.scratch),
+        ] {
             let stamp = Stamp::of_file(file).map_err(words)?;
             if stamp == content.stamp {
                 continue;
@@ -182,7 +191,7 @@ impl Store {
             // Only for who looks which are used.
             let _ = description.set_modified(SystemTime::now());
         }
-        Ok(Opened { id: known.id, token, memory, scratch })
+        Ok(Opened { id: known.id, token, memory, devices, scratch })
     }
 
     /// Replaces a description, whole.
@@ -279,6 +288,7 @@ impl Store {
             created_at_unix_ms: now(),
             ingredients: plan.ingredients.clone(),
             memory: content(MEMORY).map_err(failed())?,
+            devices: content(DEVICES).map_err(failed())?,
             scratch: content(SCRATCH).map_err(failed())?,
         };
         self.describe(staged, &description).map_err(failed())?;
@@ -330,7 +340,7 @@ fn info(directory: &Path) -> io::Result<TemplateInfo> {
     let path = directory.join(DESCRIPTION);
     let known: Description = serde_json::from_slice(&fs::read(&path)?)?;
     let mut disk_bytes = 0;
-    for name in [DESCRIPTION, MEMORY, SCRATCH] {
+    for name in [DESCRIPTION, MEMORY, DEVICES, SCRATCH] {
         disk_bytes += fs::metadata(directory.join(name))?.blocks() * 512;
     }
     let used = fs::metadata(&path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -272,7 +272,8 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     clock.mark("program ended");
 
     let stop_began = Instant::now();
-    let mut stopped = stop(sandbox, &mut signals).await;
+    let settled = matches!(&outcome, Ok((End::Exited(report), _)) if report.settled);
+    let mut stopped = stop(sandbox, settled, &mut signals).await;
     if matches!(outcome, Ok((End::Lost(_) | End::Disconnected(_), _))) {
         // There was little left to stop, and why is the error to show. What a killed monitor
         // left behind is removed by a look at it.
@@ -344,9 +345,10 @@ async fn run_program(
 }
 
 /// Stops the sandbox. Who is in a hurry interrupts; the monitor then ends without us.
-async fn stop(sandbox: Sandbox, signals: &mut Signals) -> Result<(), Failure> {
+async fn stop(sandbox: Sandbox, settled: bool, signals: &mut Signals) -> Result<(), Failure> {
+    let ended = async { if settled { sandbox.end().await } else { sandbox.stop().await } };
     tokio::select! {
-        stopped = sandbox.stop() => Ok(stopped?),
+        stopped = ended => Ok(stopped?),
         number = ending_signal(signals) => Err(Failure::quiet(exit_code::of_signal(number))),
     }
 }
