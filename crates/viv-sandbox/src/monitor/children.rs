@@ -15,10 +15,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
-use viv_shares::FileDaemonSpec;
 use viv_vmm::{Change, Descriptor, LinkCarrier, Machine, Tail};
 
-use super::{FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
+use super::{FILE_DAEMON_INPUT, FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
 use crate::registry::RunDirectory;
 use crate::{Error, ErrorKind, Paths, Plan, Result};
@@ -58,7 +57,10 @@ impl Children {
         }
         let sockets = || io("the sandbox's sockets could not be made");
         let shares = UnixListener::bind(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
-        let (file_daemon, ready, daemon_words) = start_file_daemon(&plan.file_daemon, shares.into())?;
+        let told = viv_shares::shares_line(&plan.shares).map_err(adopt)?;
+        let input = memory_file((plan.file_daemon.line() + &told).as_bytes())
+            .map_err(io("the file daemon could not be told its shares"))?;
+        let (file_daemon, ready, daemon_words) = start_file_daemon(input.into(), shares.into())?;
         let to_shares = UnixStream::connect(run.socket_path(SHARES_SOCKET)).map_err(sockets())?;
         let mut descriptors: BTreeMap<Descriptor, OwnedFd> =
             BTreeMap::from([(Descriptor::Scratch, scratch.into()), (Descriptor::FileDaemon, to_shares.into())]);
@@ -201,16 +203,18 @@ async fn not_ready(ready: &mut Option<pipe::Receiver>) -> Error {
     std::future::pending().await
 }
 
-fn start_file_daemon(spec: &FileDaemonSpec, listener: OwnedFd) -> Result<(Child, pipe::Receiver, Tail)> {
+/// Starts the file daemon, which reads its two lines from `input`: a file that has both, or the other
+/// end of a socket that is written to when the shares are known (see `viv_shares::serve`).
+fn start_file_daemon(input: OwnedFd, listener: OwnedFd) -> Result<(Child, pipe::Receiver, Tail)> {
     let failed = || io("the file daemon could not be started");
     let (ready, ready_writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed()(error.into()))?;
-    let input = memory_file(&serde_json::to_vec(spec).map_err(|error| failed()(error.into()))?).map_err(failed())?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("internal-file-daemon").env_clear();
-    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command
         .fd_mappings(vec![
+            FdMapping { parent_fd: input, child_fd: FILE_DAEMON_INPUT },
             FdMapping { parent_fd: listener, child_fd: FILE_DAEMON_LISTENER },
             FdMapping { parent_fd: ready_writer, child_fd: FILE_DAEMON_READY },
         ])
