@@ -38,10 +38,11 @@ pub(crate) fn drop_capabilities() -> Result<()> {
     set_capabilities(None, sets).context(ErrorKind::Confinement, failed)
 }
 
-/// Keeps the guest's data out of core dumps, the daemon alive when the host user's file size limit is reached, and the
+/// Keeps the daemon small, the guest's data out of core dumps, the daemon alive when the host user's file size limit is reached, and the
 /// table of processes free of the helper once it has ended: nobody waits for it.
 pub(crate) fn limit_side_effects() -> Result<()> {
     let failed = || "cannot limit the file daemon".to_owned();
+    sys::share_one_heap();
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context(ErrorKind::Confinement, failed)?;
     sys::ignore(Signal::XFSZ).and_then(|()| sys::ignore(Signal::CHILD)).context(ErrorKind::Confinement, failed)
 }

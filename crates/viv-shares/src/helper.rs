@@ -8,9 +8,10 @@
 //!    first line read
 //!    fork ────────────────────────────────────────────────>  tied to the daemon
 //!    new namespaces entered ── a byte ────────────────────>  maps of ids written
-//!    root of them <─────────────────────────── an errno ───  joins them, but for mounts: a copy of the host's
-//!    sees an empty directory only ── a byte ──────┐          second line read, planned, tree assembled
-//!    no capabilities, seccomp, serves the VMM     └───────>  joins the daemon's mounts, shows it the tree
+//!    root of them <─────────────────────────── an errno ───  joins them, but for mounts
+//!    sees an empty directory only ── a byte ──────┐          second line read
+//!    no capabilities, seccomp, serves the VMM     │          copy of the host's mounts, tree assembled in it
+//!                                                 └───────>  joins the daemon's mounts, shows it the tree
 //!    ready <─────────────────────────────────── a line ────  ends
 //! ```
 //!
@@ -21,7 +22,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, chdir, getpid, pidfd_open};
 use rustix::thread::set_name;
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -80,6 +81,8 @@ fn run(daemon: Pid, maps: &Maps, input: File, mut there: File) -> Result<()> {
     owner.bind()?;
     // For those who look at the list of processes; it makes no difference to anything else.
     let _ = set_name(c"viv-mounts");
+    // It may wait for long, and a working directory cannot be unmounted.
+    chdir("/").context(ErrorKind::Mount, || "cannot leave the working directory".to_owned())?;
     let gone = |_| Error::new(ErrorKind::Orphaned, "the file daemon is gone");
     there.read_exact(&mut [0]).map_err(gone)?;
     let mapped = maps.write(daemon);
@@ -105,5 +108,7 @@ fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd)
     namespace::join(&daemon)?;
     owner.bind()?;
     let shares = spec::read_shares(input.into())?;
+    // Not before: mounts made on the host while it waited are to be seen, and those taken away not kept.
+    namespace::copy_mounts()?;
     Ok((daemon, tree::assemble(&plan::plan(&shares)?)?))
 }

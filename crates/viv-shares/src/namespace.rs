@@ -95,7 +95,8 @@ pub(crate) fn enter(map: impl FnOnce() -> io::Result<()>) -> Result<()> {
     detach_mounts()
 }
 
-/// Joins the namespaces of `daemon` but for its mounts, of which this process gets a private copy of its own.
+/// Joins the namespaces of `daemon` but for its mounts: from then on this process has no right over the host that the
+/// host user has not.
 ///
 /// `daemon` is a descriptor of a process. Needs to run in a process of one thread.
 pub(crate) fn join(daemon: impl AsFd) -> Result<()> {
@@ -104,9 +105,13 @@ pub(crate) fn join(daemon: impl AsFd) -> Result<()> {
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
     move_into_thread_name_spaces(daemon.as_fd(), others)
-        .map_err(io::Error::from)
-        .and_then(|()| sys::unshare(UnshareFlags::NEWNS))
-        .map_err(|error| denied("the helper of the file daemon cannot join its namespaces", error))?;
+        .map_err(|errno| denied("the helper of the file daemon cannot join its namespaces", errno.into()))
+}
+
+/// Makes a copy of the mounts this process sees and moves it there, where it may mount.
+pub(crate) fn copy_mounts() -> Result<()> {
+    sys::unshare(UnshareFlags::NEWNS)
+        .map_err(|error| denied("the helper of the file daemon cannot enter a mount namespace", error))?;
     detach_mounts()
 }
 

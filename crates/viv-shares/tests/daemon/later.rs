@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use libc::{ENOENT, EROFS, O_WRONLY};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use vhost::vhost_user::message::VhostTransferStateDirection;
 use viv_shares::{ShareSpec, shares_line};
 
@@ -23,6 +25,7 @@ pub const OWNER_VARIABLE: &str = "VIV_SHARES_TEST_OWNER";
 pub const ALL: &[(&str, fn())] = &[
     ("shares_may_come_after_the_vmm", shares_may_come_after_the_vmm),
     ("a_restored_device_waits_for_its_shares", a_restored_device_waits_for_its_shares),
+    ("the_host_may_mount_while_it_waits", the_host_may_mount_while_it_waits),
     ("many_shares_are_told_in_pieces", many_shares_are_told_in_pieces),
     ("late_shares_fail_as_early_ones_do", late_shares_fail_as_early_ones_do),
     ("a_helper_that_dies_is_a_failure", a_helper_that_dies_is_a_failure),
@@ -127,6 +130,41 @@ fn a_restored_device_waits_for_its_shares() {
         assert_eq!(guest.daemon.ready(), Ok(()));
         guest.mount();
         assert_eq!(guest.walk("0/file").unwrap().size, 4);
+    });
+}
+
+/// Unmounts when a test ends, however that is.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+fn the_host_may_mount_while_it_waits() {
+    if !geteuid().is_root() {
+        eprintln!("SKIPPED: only root may mount on the host");
+        return;
+    }
+    for_each_user(|host| {
+        let mount_tmpfs = |place: &str| {
+            let place = host.directory(place);
+            mount("none", &place, "tmpfs", MountFlags::empty(), c"mode=0777").unwrap();
+            Mounted(place)
+        };
+        let before = mount_tmpfs("before");
+        let (mut guest, helper) = waiting(host);
+        unmount(&before.0, UnmountFlags::empty()).unwrap();
+        let _after = mount_tmpfs("after");
+        host.file("before/file", "bare");
+        host.file("after/file", "covered");
+        tell(&mut guest, &[host.share("0", "before", false, &[]), host.share("1", "after", false, &[])]);
+        assert_eq!(guest.daemon.ready(), Ok(()));
+        ends(helper, "the helper");
+        guest.mount();
+        assert_eq!(guest.walk("0/file").unwrap().size, 4);
+        assert_eq!(guest.walk("1/file").unwrap().size, 7);
     });
 }
 
