@@ -90,6 +90,7 @@ impl Attempt {
         let children = Children::start(Machinery {
             vmm,
             file_daemon: &plan.file_daemon,
+            shares: Some(&plan.shares),
             link: plan.link,
             key: &key,
             scratch,

@@ -222,13 +222,13 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
     let sockets = |name: &str| short_path(&directory, name);
     let mut children = Children::start(Machinery {
         vmm: &request.template.save,
-        // The device is there; what it shows is another matter for each sandbox.
         file_daemon: &FileDaemonSpec {
-            shares: Vec::new(),
             guest_uid: request.user.uid,
             guest_gid: request.user.gid,
             thread_pool: viv_shares::DEFAULT_THREAD_POOL,
         },
+        // The device is there; what it shows is another matter for each sandbox.
+        shares: None,
         link: LinkCarrier::VirtioSerial,
         key: &random_bytes(),
         scratch,
