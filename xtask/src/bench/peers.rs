@@ -58,7 +58,8 @@ pub fn peers(arguments: &PeersArguments) -> Result<()> {
     let ours = || until_first_byte_and_end(&mut starts::run(&viv, project, &[], &["uname", "-a"]), None);
     let theirs = || until_first_byte_and_end(&mut peer.command(&["uname", "-a"]), None);
     // Both warm: virtme-ng keeps what it works out of a kernel.
-    (ours()?, theirs().context("virtme-ng does not work here")?);
+    ours()?;
+    theirs().context("virtme-ng does not work here")?;
     let mut pairs = Pairs::new();
     for run in 1..=arguments.runs {
         eprintln!("run {run} of {}", arguments.runs);

@@ -29,14 +29,16 @@ impl RestoreFloor {
     /// If the sandbox does not come from a template.
     pub fn prepare(viv: &Path, sandbox: &Running, directory: &Path) -> Result<Self> {
         let (client, file_daemon) = build()?;
-        let machine = derive(&sandbox.machine()?)?;
-        let [.., vmm] = sandbox.processes()?;
-        let template = template_of(vmm)?;
+        let running = sandbox.machine()?;
+        let machine = derive(&running)?;
+        let run = Command::new(viv).args(["run", "--json", "--", "true"]).current_dir(directory).output();
+        let events = run.context("cannot run viv")?.stderr;
+        let template = template_of(&running, &key_of(&String::from_utf8_lossy(&events))?)?;
         let shown =
             Command::new(viv).args(["run", "--dry-run", "--json", "--", "true"]).current_dir(directory).output();
         let resolved = serde_json::from_slice(&shown.context("cannot run viv")?.stdout)
             .context("`viv run --dry-run --json` printed no JSON")?;
-        let facts = serde_json::from_slice(&fs::read(template.join(DESCRIPTION))?)
+        let facts = serde_json::from_slice(&fs::read(template.join("template.json"))?)
             .context("the template's description is not JSON")?;
         let share = directory.join("floor-share");
         fs::create_dir_all(share.join(ENTRY))?;
@@ -46,6 +48,7 @@ impl RestoreFloor {
         contents["directory"] = json!(share);
         contents["scratch"] = json!(template.join("scratch"));
         contents["memory"] = json!(template.join("memory"));
+        contents["devices"] = json!(template.join("devices"));
         let plan = directory.join("floor-plan.json");
         fs::write(&plan, serde_json::to_vec_pretty(&contents)?)?;
         Ok(Self { client, plan })
@@ -81,6 +84,9 @@ fn build() -> Result<(PathBuf, PathBuf)> {
     Ok((release.join("restore-floor"), release.join("examples/floor_file_daemon")))
 }
 
+/// Where a process finds its own descriptors.
+const OWN_DESCRIPTORS: &str = "/proc/self/fd/";
+
 /// Fails unless viv has restored this machine from a template.
 pub fn require_restored(machine: &[String]) -> Result<()> {
     ensure!(
@@ -93,48 +99,53 @@ pub fn require_restored(machine: &[String]) -> Result<()> {
 /// A restored machine's command line, with `{link}`, `{shares}`, `{monitor}`, `{scratch}` and
 /// `{memory}` for the numbers of descriptors.
 fn derive(machine: &[String]) -> Result<Vec<String>> {
-    let value_of =
-        |option: &str| machine.iter().position(|word| word == option).and_then(|position| machine.get(position + 1));
     require_restored(machine)?;
-    let memory_set = value_of("-incoming").and_then(|incoming| incoming.strip_prefix("file:/dev/fdset/"));
-    let memory_set = memory_set.context("the machine's memory is no descriptor")?;
     let mut argv = Vec::with_capacity(machine.len());
     let mut option = "";
     for word in machine {
         let fields: Vec<&str> = word.split(',').collect();
         let field = |name: &str| fields.iter().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let number = field("fd").filter(|_| ["-chardev", "-add-fd"].contains(&option));
-        argv.push(match number {
-            None => word.clone(),
-            Some(number) => {
-                let role = match (option, field("id"), field("set")) {
-                    ("-chardev", Some(role @ ("link" | "shares" | "monitor")), _) => role,
-                    ("-add-fd", _, Some(set)) if set == memory_set => "memory",
-                    ("-add-fd", _, Some(_)) => "scratch",
+        let memory = field("mem-path").filter(|_| option == "-object");
+        argv.push(match (number, memory) {
+            (Some(number), _) => {
+                let role = match (option, field("id")) {
+                    ("-chardev", Some(role @ ("link" | "shares" | "monitor"))) => role,
+                    ("-add-fd", _) => "scratch",
                     _ => bail!("unknown descriptor: {option} {word}"),
                 };
                 word.replacen(&format!("fd={number}"), &format!("fd={{{role}}}"), 1)
             }
+            (None, Some(path)) => {
+                ensure!(path.starts_with(OWN_DESCRIPTORS), "the machine's memory is no descriptor: {word}");
+                word.replacen(path, &format!("{OWN_DESCRIPTORS}{{memory}}"), 1)
+            }
+            (None, None) => word.clone(),
         });
         option = word;
     }
-    // A machine that was kept ready stands still until it is told to go on.
-    argv.retain(|word| word != "-S");
+    let named = |role: &str| argv.iter().any(|word| word.contains(&format!("{{{role}}}")));
+    let missing = ["link", "shares", "monitor", "scratch", "memory"].into_iter().find(|role| !named(role));
+    if let Some(role) = missing {
+        bail!("the restored machine has no descriptor for its {role}: {}", machine.join(" "));
+    }
     Ok(argv)
 }
 
-/// What describes a template, in its directory.
-const DESCRIPTION: &str = "template.json";
+/// The directory of the template that a machine was restored from: the cache's, which the machine's
+/// initramfs is in, and in it that of the key.
+fn template_of(machine: &[String], key: &str) -> Result<PathBuf> {
+    let initramfs =
+        machine.iter().skip_while(|word| *word != "-initrd").nth(1).context("a machine without initramfs")?;
+    let cache = Path::new(initramfs).parent().and_then(Path::parent).context("the initramfs is not in the cache")?;
+    Ok(cache.join("templates").join(key))
+}
 
-/// The template's directory: the VMM still has its memory file open.
-fn template_of(vmm: u32) -> Result<PathBuf> {
-    let descriptors = fs::read_dir(format!("/proc/{vmm}/fd")).context("cannot look at the VMM's open files")?;
-    descriptors
-        .flatten()
-        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
-        .filter_map(|file| file.parent().map(Path::to_owned))
-        .find(|directory| directory.join(DESCRIPTION).is_file())
-        .context("the template that viv restored has been removed since")
+/// The key of the template that a start was made from, as viv's events tell.
+fn key_of(events: &str) -> Result<String> {
+    let mut events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let key = events.find_map(|event| event["way"]["template"]["key"].as_str().map(str::to_owned));
+    key.context("viv did not start from a template; `viv run -v` says why")
 }
 
 /// What the guest is told, as viv would: from the resolved start and the template's description.
@@ -159,11 +170,11 @@ fn told(resolved: &Value, template: &Value) -> Result<Value> {
 mod tests {
     use super::*;
 
-    const MACHINE: &str = "/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm -append fd=9,set=7 \
-        -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd=3 -mon chardev=monitor,mode=control \
-        -chardev socket,id=link,fd=4,server=on,wait=off -add-fd fd=5,set=1 \
-        -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd=6 -S \
-        -add-fd fd=7,set=2 -global migration.mapped-ram=on -incoming file:/dev/fdset/2";
+    const MACHINE: &str = "/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm \
+        -object memory-backend-file,id=memory,size=2048M,mem-path=/proc/self/fd/3,share=on -append fd=9,set=7 \
+        -initrd /cache/blobs/sha256-1 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd=4 \
+        -mon chardev=monitor,mode=control -chardev socket,id=link,fd=5,server=on,wait=off -add-fd fd=6,set=1 \
+        -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd=7 -incoming defer";
 
     fn words(line: &str) -> Vec<String> {
         line.split_whitespace().map(str::to_owned).collect()
@@ -172,16 +183,26 @@ mod tests {
     #[test]
     fn descriptors_are_named_by_their_use_and_nothing_else_changes() {
         let machine = derive(&words(MACHINE)).unwrap();
-        insta::assert_snapshot!(machine.join(" "), @"/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm -append fd=9,set=7 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd={monitor} -mon chardev=monitor,mode=control -chardev socket,id=link,fd={link},server=on,wait=off -add-fd fd={scratch},set=1 -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd={shares} -add-fd fd={memory},set=2 -global migration.mapped-ram=on -incoming file:/dev/fdset/2");
+        insta::assert_snapshot!(machine.join(" "), @"/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm -object memory-backend-file,id=memory,size=2048M,mem-path=/proc/self/fd/{memory},share=on -append fd=9,set=7 -initrd /cache/blobs/sha256-1 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd={monitor} -mon chardev=monitor,mode=control -chardev socket,id=link,fd={link},server=on,wait=off -add-fd fd={scratch},set=1 -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd={shares} -incoming defer");
     }
 
     #[test]
     fn what_cannot_be_restored_alike_is_refused() {
         let refusal = |line: &str| derive(&words(line)).unwrap_err().to_string();
         assert!(refusal("qemu -nodefaults").contains("did not restore"));
-        assert!(refusal("qemu -incoming tcp:0:4444").contains("no descriptor"));
-        let unknown = refusal("qemu -chardev socket,id=other,fd=3 -add-fd fd=7,set=2 -incoming file:/dev/fdset/2");
+        assert!(refusal("qemu -incoming defer -object memory-backend-file,mem-path=/dev/shm/x").contains("memory"));
+        assert!(refusal(&MACHINE.replace("-add-fd fd=6,set=1", "")).contains("no descriptor for its scratch"));
+        let unknown = refusal("qemu -chardev socket,id=other,fd=3 -incoming defer");
         assert_eq!(unknown, "unknown descriptor: -chardev socket,id=other,fd=3");
+    }
+
+    #[test]
+    fn the_template_is_found_by_its_key_beside_the_initramfs() {
+        let events = "{\"event\":\"warning\"}\n{\"event\":\"starting\",\"way\":{\"template\":{\"key\":\"0a\"}}}\n";
+        let template = template_of(&words(MACHINE), &key_of(events).unwrap()).unwrap();
+        assert_eq!(template, Path::new("/cache/templates/0a"));
+        assert!(key_of("{\"event\":\"starting\",\"way\":{\"cold\":{}}}").is_err());
+        assert!(template_of(&words("qemu"), "0a").is_err());
     }
 
     #[test]

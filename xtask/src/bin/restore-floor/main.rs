@@ -40,13 +40,14 @@ const EXIT: u8 = 9;
 #[derive(Deserialize)]
 struct Plan {
     /// The VMM's command line, with `{link}`, `{shares}`, `{monitor}`, `{scratch}` and `{memory}`
-    /// where numbers of descriptors belong.
+    /// where numbers of descriptors belong. It waits to be told where its state comes from.
     machine: Vec<String>,
     file_daemon: PathBuf,
     /// What the file daemon serves.
     directory: PathBuf,
     scratch: PathBuf,
     memory: PathBuf,
+    devices: PathBuf,
     /// What the next session with the guest begins with, in hexadecimal.
     link_token: String,
     /// What makes the guest a sandbox, but for clock and randomness.
@@ -66,7 +67,7 @@ fn main() -> Result<()> {
     let token = token(&plan.link_token)?;
 
     let machine = machine::Machine::start(&plan)?;
-    mark("processes started");
+    mark("memory filled");
     machine.link.set_read_timeout(Some(DEADLINE))?;
     greet(&machine.link, &token)?;
     mark("link answered");
