@@ -14,6 +14,7 @@ mod yamux;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -56,7 +57,17 @@ struct Plan {
     exec: BTreeMap<String, Value>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("restore-floor: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let begun = Instant::now();
     let mut times: Vec<(&str, Duration)> = Vec::new();
     let mut mark = |name| times.push((name, begun.elapsed()));
