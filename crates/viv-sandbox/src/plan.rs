@@ -73,6 +73,17 @@ pub enum StartPlan {
     Template(Box<TemplatePlan>),
 }
 
+impl StartPlan {
+    /// The template's key; empty if there can be none.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Template(template) => &template.key,
+            Self::Cold { .. } => "",
+        }
+    }
+}
+
 /// Something lost, and the command that mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {

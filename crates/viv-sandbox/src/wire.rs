@@ -55,6 +55,11 @@ pub enum Way {
         /// Which one.
         key: String,
     },
+    /// It was restored ahead of time and stood ready.
+    Spare {
+        /// From which template.
+        key: String,
+    },
     /// It boots.
     Cold {
         /// Why.

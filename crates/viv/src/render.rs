@@ -16,6 +16,7 @@ use crate::settings::values::human_bytes;
 pub fn way(way: &Way) -> String {
     match way {
         Way::Template { key } => format!("from template {}", &key[..key.len().min(12)]),
+        Way::Spare { key } => format!("a spare of template {}", &key[..key.len().min(12)]),
         Way::Cold { reason, make_template } => {
             let making = if *make_template { "; one is made in the background" } else { "" };
             format!("cold start: {reason}{making}")

@@ -16,7 +16,7 @@
 pub(crate) mod attempt;
 pub(crate) mod children;
 mod clock;
-mod life;
+pub(crate) mod life;
 mod link;
 mod server;
 
@@ -48,7 +48,7 @@ pub fn monitor_main() -> ExitCode {
     };
     runtime.block_on(async {
         match tokio::net::UnixStream::from_std(socket.into()) {
-            Ok(client) => life::run(client).await,
+            Ok(client) => life::run(client, async |_: &_| None).await,
             Err(_) => ExitCode::from(125),
         }
     })

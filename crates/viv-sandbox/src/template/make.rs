@@ -4,7 +4,7 @@
 //! terminal, and no client. Killed at any moment, it leaves a directory that the next maker removes.
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ use crate::exec::ask;
 use crate::monitor::attempt::guest_is_silent;
 use crate::monitor::children::{Children, LINK_SOCKET, MachineState, Machinery};
 use crate::plan::StartPlan;
+use crate::process::memory_file;
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
 use crate::{Error, ErrorKind, Paths, Plan, Result, sys};
@@ -149,13 +150,6 @@ pub fn make_in_background(request: MakeRequest, executable: &Path) -> Result<()>
     // It outlives this process on purpose, and its directory must not keep a file system busy.
     command.process_group(0).current_dir("/").spawn().map_err(failed())?;
     Ok(())
-}
-
-fn memory_file(content: &impl Serialize) -> std::io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("viv-template", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(content)?)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// The maker's entry point: `viv internal-template-maker`, its request as standard input.
@@ -287,7 +281,7 @@ async fn prepare(request: &MakeRequest, id: &str, socket: PathBuf) -> Result<Tok
 }
 
 /// Runs a program inside; whether it succeeds does not matter, an image may not have it.
-async fn run_to_the_end(link: &Link, program: &[&str], user: &User) -> Result<()> {
+pub(crate) async fn run_to_the_end(link: &Link, program: &[&str], user: &User) -> Result<()> {
     let mut stream = link.open(CONTROL_PORT).await.map_err(guest_is_silent)?;
     let exec = Exec {
         argv: program.iter().map(|&word| word.to_owned()).collect(),

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use viv_vmm::CommandPlan;
 
 pub(crate) use key::{Ingredients, plan};
+pub(crate) use make::run_to_the_end;
 pub use make::{MakeEvent, MakeRequest, make, make_in_background, maker_main};
 pub(crate) use store::{Opened, Store};
 pub use store::{TemplateInfo, list_templates, prune_templates, remove_template};

@@ -139,6 +139,12 @@ impl Store {
         })
     }
 
+    /// What the guest of a template says it is; `None` if there is no such template.
+    pub(crate) fn id_of(&self, key: &str) -> Option<String> {
+        let text = fs::read(self.directory(key).join(DESCRIPTION)).ok()?;
+        serde_json::from_slice::<Description>(&text).ok().map(|known| known.id)
+    }
+
     fn none(&self, plan: &TemplatePlan) -> Miss {
         let failure = fs::read(self.failure_path(&plan.key)).ok();
         let failure = failure.and_then(|text| serde_json::from_slice::<Failure>(&text).ok());

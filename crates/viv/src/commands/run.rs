@@ -102,21 +102,28 @@ impl Clock {
     }
 }
 
-/// The template that this run found missing, made by a process of its own: once the program has run
-/// for a while, or at the end, so that it never competes with a start.
-struct Making {
-    request: Option<MakeRequest>,
+/// What is done for the starts to come, by processes of their own: once the program has run for a
+/// while, or at the end, so that it never competes with a start.
+struct Later {
+    /// The template that this run found missing.
+    template: Option<MakeRequest>,
+    /// The plan whose spares are to be there.
+    spares: Option<Plan>,
+    paths: Paths,
     executable: PathBuf,
 }
 
-impl Making {
+impl Later {
     /// How long the program runs undisturbed.
     const DELAY: Duration = Duration::from_secs(3);
 
     fn begin(&mut self) {
-        if let Some(request) = self.request.take() {
-            // It is for the next start; this one does not depend on it.
+        // This run does not depend on either.
+        if let Some(request) = self.template.take() {
             let _ = viv_sandbox::make_in_background(request, &self.executable);
+        }
+        if let Some(plan) = self.spares.take() {
+            let _ = viv_sandbox::keep_spares(&plan, &self.paths, &self.executable);
         }
     }
 }
@@ -230,14 +237,16 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
     let request = MakeRequest::new(&start.plan, &paths).ok();
-    let mut making = Making { request: None, executable: start.executable.clone() };
+    let plan = (spec.spares > 0).then(|| start.plan.clone());
+    let mut later = Later { template: None, spares: None, paths: paths.clone(), executable: start.executable.clone() };
 
     let start_began = Instant::now();
     let on_event = |event: &Event| match event {
         Event::Starting(way) => {
             printer.event(&JsonEvent::Starting { id: &id, way });
             printer.detail(&render::way(way));
-            making.request = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+            later.template = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+            later.spares = plan.clone().filter(|_| !matches!(way, Way::Cold { .. }));
         }
         Event::Ready { guest_uptime_ms, marks, guest_marks } => {
             let milliseconds = milliseconds(start_began.elapsed());
@@ -262,8 +271,8 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
         tokio::pin!(running);
         tokio::select! {
             outcome = &mut running => outcome,
-            () = tokio::time::sleep(Making::DELAY) => {
-                making.begin();
+            () = tokio::time::sleep(Later::DELAY) => {
+                later.begin();
                 running.await
             }
         }
@@ -284,7 +293,7 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     timings.total_ms = milliseconds(began.elapsed());
     printer.timing("the sandbox is gone", stop_began.elapsed());
     clock.mark("stopped");
-    making.begin();
+    later.begin();
 
     let (end, first_output) = outcome?;
     timings.first_output_ms = first_output;
