@@ -36,5 +36,5 @@ pub use paths::Paths;
 pub use plan::{Artifacts, Plan, plan, probe_host};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
-pub use spec::{Mount, SandboxSpec, VmmChoice, new_id};
+pub use spec::{KernelChoice, Mount, SandboxSpec, VmmChoice, new_id};
 pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU};
