@@ -23,7 +23,7 @@
 //! | Environment variable | |
 //! |---|---|
 //! | `VIV_DEBIAN_MIRROR` | a Debian mirror's URI, instead of the one the host uses |
-//! | `TMPDIR` | where roots are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
+//! | `TMPDIR` | where roots and own kernels are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
 //! | `http_proxy`, `https_proxy`, `no_proxy` | as everywhere |
 //! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
 //!

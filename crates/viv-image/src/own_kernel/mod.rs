@@ -73,7 +73,7 @@ impl From<OwnKernel> for Kernel {
 }
 
 /// Builds a kernel from the newest source the suite has, if that has not been done: 150 MB of
-/// downloads, 2 GB of temporary files, and about 26 minutes of processor time, which `jobs` processes
+/// downloads, 1.5 GB of temporary files, and about 26 minutes of processor time, which `jobs` processes
 /// at once share. Whether the source is the newest is asked every time.
 ///
 /// # Errors

@@ -52,7 +52,7 @@ Examples:
   viv kernel build --config      print the configuration, build nothing
   nice viv kernel build          at a lower priority
 
-It downloads 150 MB, needs 2 GB for a while (TMPDIR, else /var/tmp) and keeps 20 MB.
+It downloads 150 MB, needs 1.5 GB for a while (TMPDIR, else /var/tmp) and keeps 24 MB.
 Nothing is built if the newest source has been built already.")]
 pub struct KernelBuildArguments {
     /// Compilers at work at once [default: as many as there are processors]
