@@ -1,5 +1,7 @@
 use super::*;
+use crate::cache::Made;
 use crate::kernel::{KernelSource, ensure_kernel};
+use crate::output::tests::Recorder;
 use crate::progress::NoProgress;
 
 /// A cache with kernels that nobody compiled, built in this order.
@@ -119,4 +121,99 @@ fn what_is_built_depends_on_package_and_configuration() {
     let recipe = recipe("linux-source-6.12=6.12.57-1");
     assert_eq!(recipe.text.lines().next(), Some("own kernel from linux-source-6.12=6.12.57-1, version 1"));
     assert!(recipe.text.contains("CONFIG_PVH=y"));
+}
+
+/// A source tree that configures and makes something small with the marks of a kernel.
+const SMALL_SOURCE: [(&str, &str); 2] = [
+    (
+        "Makefile",
+        "allnoconfig:\n\tcp $(KCONFIG_ALLCONFIG) .config\n\
+         vmlinux:\n\t@echo '  CC      init/main.o'\n\t@echo '  LD      vmlinux'\n\
+         \tcc -nostdlib -static -o vmlinux vmlinux.S\n",
+    ),
+    (
+        "vmlinux.S",
+        ".globl _start\n_start: hlt\n\
+         .section .note.Xen,\"a\",@note\n.align 4\n.long 4, 4, 18\n.asciz \"Xen\"\n.long 0x1000000\n\
+         .section .rodata\n.asciz \"Linux version 6.12.1-viv (viv@viv)\"\n",
+    ),
+];
+
+/// Configures, compiles and keeps a small source, with its files changed.
+fn build_small(cache: &Cache, progress: &dyn Progress, change: &dyn Fn(&str) -> String) -> Result<Made> {
+    cache.ensure(&recipe("linux-source-6.12=6.12.1-1"), progress, |staging| {
+        let outside = Outside::new(&NoProgress)?;
+        let build = Build { staging, outside: &outside, progress };
+        let tree = outside.path.join("source");
+        fs::create_dir(&tree).unwrap();
+        for (name, content) in SMALL_SOURCE {
+            fs::write(tree.join(name), change(content)).unwrap();
+        }
+        build.configure(&tree)?;
+        let lines = build.compile(&tree, NonZeroU32::MIN, Some(2))?;
+        build.keep(&tree, "linux-source-6.12=6.12.1-1", lines)
+    })
+}
+
+fn can_make() -> bool {
+    if ["make", "cc", "strip"].iter().all(|tool| tools::find(tool).is_some()) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "make, a compiler or strip is not installed");
+    eprintln!("SKIPPED: make, a compiler or strip is not installed");
+    false
+}
+
+#[test]
+fn what_make_makes_becomes_an_own_kernel() {
+    if !can_make() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let recorder = Recorder::default();
+    build_small(&cache, &recorder, &str::to_owned).unwrap();
+    let kernel = own_kernels(&cache).unwrap().remove(0);
+    assert_eq!((kernel.release.as_str(), kernel.source.as_str()), ("6.12.1-viv", "linux-source-6.12=6.12.1-1"));
+    assert!(kernel.built <= SystemTime::now() && kernel.built > UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    assert_eq!(newest_fact(&cache, "lines").unwrap(), Some(2));
+    assert!(bzimage::check(&fs::read(&kernel.vmlinux).unwrap()).is_ok());
+    insta::assert_snapshot!(recorder.0.into_inner().unwrap().join("\n"), @r"
+    started the own kernel
+    configuring
+    40/1000
+    compiling
+    50/1000
+    compiling init
+    525/1000
+    linking
+    990/1000
+    finished
+    ");
+}
+
+#[test]
+fn an_option_that_is_dropped_or_a_kernel_that_cannot_boot_is_refused() {
+    if !can_make() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let refused = |from: &'static str, to: &'static str| {
+        let error = build_small(&cache, &NoProgress, &|text| text.replace(from, to)).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Build);
+        assert_eq!(own_kernels(&cache).unwrap(), []);
+        viv_error::Report::from(&error)
+    };
+    let dropped = refused("cp $(KCONFIG_ALLCONFIG) .config", "grep -v CONFIG_PVH $(KCONFIG_ALLCONFIG) > .config");
+    assert_eq!(dropped.causes, ["CONFIG_PVH is n instead of y"]);
+    let unbootable = refused(".asciz \"Xen\"", ".asciz \"GNU\"");
+    assert_eq!(unbootable.message, "the kernel that was built cannot be used");
+    let nameless = refused("Linux version", "Linux varsion");
+    assert_eq!(nameless.message, "the kernel that was built does not say its release");
+    let broken = refused(".globl _start", "no such instruction");
+    assert!(
+        broken.message.starts_with("make failed") && broken.causes[0].contains("no such instruction"),
+        "{broken:?}"
+    );
 }
