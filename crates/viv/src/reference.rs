@@ -46,6 +46,7 @@ fn commands(text: &mut String, command: &Command, path: &str) {
         if let Some(after) = sub.get_after_help() {
             let _ = write!(text, "\n```text\n{}\n```\n", after.to_string().trim());
         }
+        commands(text, sub, &path);
     }
 }
 

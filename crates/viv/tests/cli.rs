@@ -85,12 +85,31 @@ impl Ran {
 #[test]
 fn help_of_every_command() {
     let harness = Harness::new();
-    for command in ["", "run", "exec", "ps", "stop", "kill", "doctor", "completions", "man"] {
-        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
+    let commands = [
+        "",
+        "run",
+        "exec",
+        "ps",
+        "stop",
+        "kill",
+        "kernel",
+        "kernel build",
+        "kernel ls",
+        "kernel use",
+        "kernel rm",
+        "doctor",
+        "completions",
+        "man",
+    ];
+    for command in commands {
+        let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let ran = harness.run(&arguments);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
         assert!(ran.stdout.contains("Examples:"), "{command} --help has examples");
-        insta::assert_snapshot!(format!("help-{}", if command.is_empty() { "viv" } else { command }), ran.stdout);
+        insta::assert_snapshot!(
+            format!("help-{}", if command.is_empty() { "viv".to_owned() } else { command.replace(' ', "-") }),
+            ran.stdout
+        );
     }
 }
 

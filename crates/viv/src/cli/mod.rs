@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing about what it does.
 
+mod kernel;
 mod run;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
+pub use kernel::{KernelArguments, KernelBuildArguments, KernelCommand};
 pub use run::RunArguments;
 
 const STYLES: Styles = Styles::styled()
@@ -87,6 +89,8 @@ Examples:
   viv kill 3f2a                  at once; what the sandbox had not yet written is lost
   viv kill --all")]
     Kill(TargetArguments),
+    /// Build a kernel that boots faster, and choose among kernels
+    Kernel(KernelArguments),
     /// Check whether this machine is ready, and say what to do about it
     Doctor(DoctorArguments),
     /// Print the completion script of a shell

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
+use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
@@ -43,7 +43,7 @@ pub struct RunArguments {
     pub vmm: Option<VmmChoice>,
     #[arg(long, value_name = "auto|kvm|tcg", help = d::ACCEL.help_of_flag(), value_parser = values::parse_accel, help_heading = "Machine")]
     pub accel: Option<AccelChoice>,
-    #[arg(long, value_name = "FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
+    #[arg(long, value_name = "debian|own|FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<PathBuf>,
@@ -127,7 +127,12 @@ impl RunArguments {
             timeout: self.timeout.map(found),
             vmm: self.vmm.map(found),
             accel: self.accel.map(found),
-            kernel: self.kernel.as_ref().map(|path| found(directory.join(path))),
+            kernel: self.kernel.clone().map(|path| {
+                found(match KernelChoice::from(path) {
+                    KernelChoice::File(path) => KernelChoice::File(directory.join(path)),
+                    named => named,
+                })
+            }),
             image: self.image.as_ref().map(|path| found(directory.join(path))),
             template: if self.cold { Some(TemplateUse::Never) } else { self.template }.map(found),
             spares: self.spares.map(found),

@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod exec;
+pub mod kernel;
 pub mod manage;
 pub mod print;
 pub mod run;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use viv_image::{Cache, ImageSource, KernelSource};
 use viv_proto::message::Exec;
-use viv_sandbox::{Artifacts, Event, HostMark, MakeRequest, Paths, Plan, Sandbox, SandboxSpec, StartRequest, Way};
+use viv_sandbox::{
+    Artifacts, Event, HostMark, KernelChoice, MakeRequest, Paths, Plan, Sandbox, SandboxSpec, StartRequest, Way,
+};
 
 use super::{Limits, block_on, conclude};
 use crate::cli::RunArguments;
@@ -131,7 +133,10 @@ impl Later {
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.
 fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
     Artifacts {
-        kernel: spec.kernel.clone().unwrap_or_else(|| PathBuf::from("KERNEL")),
+        kernel: match &spec.kernel {
+            Some(KernelChoice::File(path)) => path.clone(),
+            _ => PathBuf::from("KERNEL"),
+        },
         kernel_digest: String::new(),
         initramfs: PathBuf::from("INITRAMFS"),
         root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
@@ -179,9 +184,17 @@ struct DryRun<'a> {
 }
 
 fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
-    let built = Cache::open(&paths.cache).ok().map(|cache| viv_image::is_built(&cache));
+    let cache = Cache::open(&paths.cache).ok();
+    let built = cache.as_ref().map(viv_image::is_built);
+    let debians = match &resolved.sandbox.kernel {
+        Some(choice) => *choice == KernelChoice::Debian,
+        None => cache
+            .as_ref()
+            .and_then(|cache| viv_image::preferred_kernel(cache).ok())
+            .is_none_or(|preferred| preferred.source == KernelSource::Default),
+    };
     let mut to_build = Vec::new();
-    if resolved.sandbox.kernel.is_none() && !built.as_ref().is_some_and(|built| built.kernel) {
+    if debians && !built.as_ref().is_some_and(|built| built.kernel) {
         to_build.push("kernel");
     }
     if resolved.sandbox.image.is_none() && !built.as_ref().is_some_and(|built| built.root) {
@@ -206,9 +219,10 @@ fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure
 fn prepare(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
     let cache = Cache::open(&paths.cache)?;
     let progress = ProgressReporter::new(printer);
-    let kernel_source = spec.kernel.clone().map_or(KernelSource::Default, KernelSource::File);
+    let kernel_source = super::kernel::source(&cache, spec.kernel.as_ref(), printer)?;
     let image_source = spec.image.clone().map_or(ImageSource::Default, ImageSource::File);
     let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
+    printer.detail(&super::kernel::describe(&kernel, &kernel_source));
     let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
     let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;

@@ -8,6 +8,7 @@
 mod exhaustion;
 mod faults;
 mod isolation;
+mod kernel;
 mod protocol;
 mod run;
 mod support;
