@@ -31,12 +31,15 @@ use crate::monitor::children::{Children, LINK_SOCKET, Machinery};
 use crate::plan::StartPlan;
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
-use crate::{Error, ErrorKind, Paths, Plan, Result, sys};
+use crate::{Error, ErrorKind, Paths, Plan, Result, memory, sys};
 
 /// What the guest runs before it is saved, so that it need not read it from its disk again: what
 /// nearly every command line begins with.
 const WARM_UP: [&[&str]; 2] =
     [&["sh", "-c", "exec true"], &["bash", "-lc", "ls / >/dev/null; cat /dev/null; exec env true"]];
+
+/// What a maker in the background leaves free beyond the guest's memory, in MiB.
+const HEADROOM_MIB: u64 = 512;
 
 /// How long one of these may take, beyond what a boot may.
 const WARM_UP_PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +52,7 @@ pub struct MakeRequest {
     scratch: PathBuf,
     user: User,
     timezone: Option<String>,
+    memory_mib: u64,
     boot_deadline_seconds: u64,
     paths: Paths,
     background: bool,
@@ -62,7 +66,8 @@ impl MakeRequest {
     pub fn new(plan: &Plan, paths: &Paths) -> Result<Self> {
         let StartPlan::Template(template) = &plan.start else {
             let StartPlan::Cold { reason } = &plan.start else { unreachable!("there are two ways to start") };
-            return Err(Error::new(ErrorKind::InvalidSpec, format!("there can be no template: {reason}")));
+            let error = Error::new(ErrorKind::InvalidSpec, format!("there can be no template: {reason}"));
+            return Err(error.hint("viv doctor"));
         };
         let spec = &plan.spec;
         Ok(Self {
@@ -70,10 +75,41 @@ impl MakeRequest {
             scratch: plan.scratch.clone(),
             user: spec.user.clone(),
             timezone: spec.timezone.clone(),
+            memory_mib: spec.memory_mib,
             boot_deadline_seconds: spec.boot_deadline_seconds,
             paths: paths.clone(),
             background: false,
         })
+    }
+
+    /// The template's key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.template.key
+    }
+
+    /// The template, if it is there and can be used. One that is damaged is removed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the cache cannot be read.
+    pub fn existing(&self) -> Result<Option<TemplateInfo>> {
+        let store = Store::new(&self.paths);
+        if store.open(&self.template).is_err() {
+            return Ok(None);
+        }
+        let all = store.list().map_err(io("the templates could not be listed"))?;
+        Ok(all.into_iter().find(|info| info.key == self.template.key))
+    }
+
+    /// Waits until nobody makes it, and removes what makers that were killed left. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the cache cannot be used.
+    pub fn settle(&self) -> Result<()> {
+        let store = Store::new(&self.paths);
+        drop(store.wait(&self.template.key)?);
+        store.sweep();
+        Ok(())
     }
 }
 
@@ -191,7 +227,11 @@ async fn run(request: &MakeRequest) -> Result<TemplateInfo> {
         return Err(Error::new(ErrorKind::Ambiguous, "another process is making this template"));
     };
     let (staged, _staged_lock) = store.stage(key)?;
-    let made = boot_and_save(request, &staged).await;
+    let room = if request.background { enough_memory(request.memory_mib, memory::available()) } else { Ok(()) };
+    let made = match room {
+        Ok(()) => boot_and_save(request, &staged).await,
+        Err(error) => Err(error),
+    };
     let kept = made.and_then(|(id, token)| store.keep(&staged, &request.template, id, &token));
     if let Err(error) = &kept {
         // What stays is removed by the next maker.
@@ -199,6 +239,20 @@ async fn run(request: &MakeRequest) -> Result<TemplateInfo> {
         store.failed(key, Report::from(error));
     }
     kept
+}
+
+/// Saving a machine reads all of its memory, which the host has to find first. Nobody waits for a maker
+/// in the background, so nobody should have to make room for it either.
+fn enough_memory(memory_mib: u64, available: Option<u64>) -> Result<()> {
+    let needed_mib = memory_mib.saturating_add(HEADROOM_MIB);
+    match available.map(|bytes| bytes >> 20) {
+        Some(available_mib) if available_mib < needed_mib => Err(Error::new(
+            ErrorKind::HostMemoryShort,
+            format!("it takes {needed_mib} MiB of memory for some seconds, and {available_mib} MiB are free"),
+        )
+        .hint("viv template build makes it all the same")),
+        _ => Ok(()),
+    }
 }
 
 /// Returns what the guest will say it is, and what its next session begins with.
@@ -300,4 +354,19 @@ async fn run_to_the_end(link: &Link, program: &[&str], user: &User) -> Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maker_in_the_background_leaves_memory_to_others() {
+        assert!(enough_memory(2048, Some(2560 << 20)).is_ok());
+        assert!(enough_memory(2048, None).is_ok(), "where the kernel does not say, it is tried");
+        let short = enough_memory(2048, Some((2560 << 20) - 1)).unwrap_err();
+        assert_eq!(*short.kind(), ErrorKind::HostMemoryShort);
+        assert_eq!(short.to_string(), "it takes 2560 MiB of memory for some seconds, and 2559 MiB are free");
+        assert!(enough_memory(u64::MAX, Some(1)).is_err());
+    }
 }
