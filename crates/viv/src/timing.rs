@@ -54,6 +54,9 @@ pub struct Clock {
 /// The last part of a run that came to its end.
 const STOPPED: &str = "stopped";
 
+/// The last part of one that did not.
+const ENDED_EARLY: &str = "ended early";
+
 impl Clock {
     /// The run begins now.
     #[must_use]
@@ -81,7 +84,7 @@ impl Clock {
     /// Shows where the time went; until when the run ended early, if it did.
     pub fn show(&mut self, printer: &Printer, succeeded: bool) {
         if !succeeded && self.marks.last().is_none_or(|mark| mark.name != STOPPED) {
-            self.mark("gave up");
+            self.mark(ENDED_EARLY);
         }
         let spans = spans(&self.began, &self.marks, &self.told);
         printer.event(&JsonEvent::Timing { spans: &spans, total_us: total_us(&spans) });
@@ -102,10 +105,11 @@ const HOST: &[(&str, &str)] = &[
     ("clock", "set the guest's clock right"),
     ("ready", "told viv that it is up"),
     ("program started", "started the program"),
+    ("program refused", "tried to start the program"),
     ("first output", "waited for its first output"),
     ("program ended", "waited for its end"),
     (STOPPED, "flushed the shares, ended and removed everything"),
-    ("gave up", "gave up"),
+    (ENDED_EARLY, "ended early"),
 ];
 
 /// The same of the guest's parts.
@@ -158,7 +162,9 @@ pub fn spans(began: &HostMark, client: &[HostMark], told: &Told) -> Vec<Span> {
     for (mark, place) in host {
         let end_us = since(mark);
         spans.push(Span { name: mark.name.clone(), place, start_us: last, end_us });
-        spans.extend(guest.iter().filter(|span| last < span.end_us && span.end_us <= end_us).cloned());
+        let within = guest.iter().filter(|span| last < span.end_us && span.end_us <= end_us);
+        // What began before it was a wait of the guest's own, for this to begin.
+        spans.extend(within.map(|span| Span { start_us: span.start_us.max(last), ..span.clone() }));
         last = end_us;
     }
     spans
@@ -271,7 +277,8 @@ mod tests {
         clock.show(&Printer::new(crate::cli::Verbosity { verbose: false, quiet: true }, false), false);
         assert_eq!(clock.marks.len(), 3);
         clock.marks.truncate(2);
-        clock.marks.push(mark("gave up", 120_000));
+        clock.marks.push(mark(ENDED_EARLY, 120_000));
+        clock.heard(Told { monitor: vec![mark("monitor", 12)], guest: Vec::new() });
         insta::assert_snapshot!(render(&spans(&clock.began, &clock.marks, &clock.told)));
     }
 

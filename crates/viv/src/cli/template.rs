@@ -17,17 +17,14 @@ Examples:
   viv template prune                     remove what cannot be used any more
 
 A template is a machine that has booted and was saved. `viv run` starts from it in a fraction of the
-time of a boot, and has a missing one made in the background. It holds nothing of yours: no share, no
-environment, no secret. Templates are safe to remove at any time.")]
+time of a boot, and has a missing one made in the background. It holds nothing of yours: no share,
+no environment, no secret. Templates are safe to remove at any time.")]
 pub enum TemplateCommand {
     /// List templates
-    #[command(
-        visible_alias = "list",
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   viv template ls
-  viv template ls --json | jq -r '.[] | select(.usable | not) | .key'"
-    )]
+  viv template ls --json | jq -r '.[] | select(.usable | not) | .key'")]
     Ls(ListArguments),
     /// Make the template that `viv run` with the same options would start from
     #[command(after_help = "\

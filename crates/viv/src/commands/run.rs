@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use viv_proto::message::Exec;
-use viv_sandbox::{Event, MakeRequest, Paths, Sandbox, StartRequest, Way};
+use viv_sandbox::{Event, HostMark, MakeRequest, Paths, Sandbox, StartRequest, Way};
 
 use super::dry_run::dry_run;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
@@ -113,6 +113,8 @@ async fn run_in_sandbox(
         Event::Starting(way) => {
             printer.event(&JsonEvent::Starting { id: &id, way });
             printer.detail(&render::way(way));
+            // All that is known of the start if it leads nowhere; else the monitor tells more.
+            clock.heard(Told { monitor: vec![HostMark::now("monitor")], guest: Vec::new() });
             making.request = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
         }
         Event::Ready { guest_uptime_ms, marks, guest_marks } => {
@@ -145,9 +147,7 @@ async fn run_in_sandbox(
         }
     };
     timings.program_ms = milliseconds(program_began.elapsed());
-    if outcome.is_ok() {
-        clock.mark("program ended");
-    }
+    clock.mark(if outcome.is_ok() { "program ended" } else { "program refused" });
 
     let stop_began = Instant::now();
     let mut stopped = stop(sandbox, &mut signals).await;

@@ -157,15 +157,16 @@ async fn make(
         let made = tokio::select! {
             made = viv_sandbox::make(request, &executable, |event| progress.event(step(event))) => made,
             number = ending_signal(&mut signals) => {
-                progress.event(ProgressEvent::Finished);
                 // Dropping the future has killed the maker; what it leaves once it is gone has to go.
                 request.settle()?;
                 return Err(Failure::quiet(exit_code::of_signal(number)));
             }
         };
-        progress.event(ProgressEvent::Finished);
         match made {
-            Ok(info) => return Ok((info, Some(began.elapsed()))),
+            Ok(info) => {
+                progress.event(ProgressEvent::Finished);
+                return Ok((info, Some(began.elapsed())));
+            }
             Err(error) if *error.kind() == ErrorKind::Ambiguous => {
                 progress.event(ProgressEvent::Waiting { what: "the template".to_owned() });
                 let theirs = request.clone();
