@@ -43,7 +43,8 @@ pub fn prepare(user: &User, timezone: Option<&str>) -> Result<()> {
     let layers = Layers { lower: Path::new(boot::LOWER), upper: Path::new(boot::UPPER) };
     identity::write_common(layers, user, timezone)?;
     trace::mark("user");
-    boot::enter_root()
+    boot::enter_root()?;
+    identity::make_names(Path::new("/"))
 }
 
 /// Carries out a configuration on a prepared machine: clock and randomness first, shares last.

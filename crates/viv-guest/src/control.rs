@@ -5,7 +5,7 @@
 //! kind `bad_request` and ends that connection, no other.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub struct Guest {
     stage: Mutex<Stage>,
     sandbox: OnceLock<Sandbox>,
     running: AtomicU32,
+    /// As of the last look.
+    out_of_memory_kills: AtomicU64,
 }
 
 impl Default for Guest {
@@ -65,6 +67,7 @@ impl Guest {
             stage: Mutex::new(Stage::Booted),
             sandbox: OnceLock::new(),
             running: AtomicU32::new(0),
+            out_of_memory_kills: AtomicU64::new(0),
         }
     }
 
@@ -96,6 +99,18 @@ impl Guest {
         }
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
+    }
+
+    /// How many processes the kernel had killed for want of memory at the last look.
+    pub(crate) fn out_of_memory_kills_seen(&self) -> u64 {
+        self.out_of_memory_kills.load(Ordering::Relaxed)
+    }
+
+    /// How many it has killed by now.
+    pub(crate) fn look_for_out_of_memory_kills(&self) -> u64 {
+        let kills = status::out_of_memory_kills();
+        self.out_of_memory_kills.store(kills, Ordering::Relaxed);
+        kills
     }
 
     /// Brings file shares up to date with what programs wrote.

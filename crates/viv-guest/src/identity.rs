@@ -189,15 +189,36 @@ impl Layers<'_> {
     }
 }
 
-/// Writes what all heirs of a template have in common, and the files that [`write_names`] is going to
-/// write, so that it finds them above the image.
+/// Where what names the sandbox is: in memory, because through the overlay and its disk each of these
+/// files takes ten times as long to write, and they are written at every start.
+const NAMES: &str = "/run/viv/names";
+
+/// The files there, and where programs look for them.
+const NAME_FILES: [(&str, &str); 3] =
+    [("hostname", "etc/hostname"), ("hosts", "etc/hosts"), ("machine-id", "etc/machine-id")];
+
+/// A link to the workspace.
+const WORKSPACE_LINK: &str = "/run/viv/workspace";
+
+/// Writes what all heirs of a template have in common, and the links to what they are told later.
 ///
 /// # Errors
 /// The first file that cannot be written.
 pub fn write_common(layers: Layers<'_>, user: &User, timezone: Option<&str>) -> Result<()> {
     let etc = layers.directory("etc").context(|| "cannot make /etc".to_owned())?.upper;
-    for (name, mode) in [("hostname", 0o644), ("hosts", 0o644), ("machine-id", 0o444)] {
-        write(&etc.join(name), mode, "")?;
+    for (name, place) in NAME_FILES {
+        let link = etc.join(Path::new(place).file_name().unwrap_or_default());
+        symlink(Path::new(NAMES).join(name), link).context(|| format!("cannot make /{place}"))?;
+    }
+    let workspace = layers.lower.join("workspace");
+    let in_the_way = match fs::symlink_metadata(&workspace) {
+        // An empty directory is in no one's way.
+        Ok(facts) if facts.is_dir() => fs::read_dir(&workspace).is_ok_and(|mut entries| entries.next().is_some()),
+        Ok(facts) => !facts.is_symlink(),
+        Err(_) => false,
+    };
+    if !in_the_way {
+        symlink(WORKSPACE_LINK, layers.upper.join("workspace")).context(|| "cannot make /workspace".to_owned())?;
     }
     if let Some(zone) = timezone {
         set_timezone(&etc, zone)?;
@@ -206,7 +227,17 @@ pub fn write_common(layers: Layers<'_>, user: &User, timezone: Option<&str>) -> 
     install_power_commands(layers)
 }
 
-/// Writes what names the sandbox into the root at `root`. Returns what the user should know.
+/// Makes the files that [`write_names`] writes. `root` has [`NAMES`]'s file system mounted.
+///
+/// # Errors
+/// The first that cannot be made.
+pub fn make_names(root: &Path) -> Result<()> {
+    let names = below(root, NAMES);
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(&names).context(|| format!("cannot make {NAMES}"))?;
+    NAME_FILES.iter().try_for_each(|(name, _)| write(&names.join(name), 0o644, ""))
+}
+
+/// Writes what names the sandbox. Returns what the user should know.
 ///
 /// # Errors
 /// The first file that cannot be written.
@@ -216,18 +247,20 @@ pub fn write_names(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
         "127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
     );
-    for (name, text) in [
-        ("etc/hostname", format!("{hostname}\n")),
-        ("etc/hosts", hosts),
-        ("etc/machine-id", format!("{}\n", wanted.machine_id.to_ascii_lowercase())),
-    ] {
-        let path = root.join(name);
-        let written = OpenOptions::new().write(true).truncate(true).open(&path);
-        written
+    let texts = [format!("{hostname}\n"), hosts, format!("{}\n", wanted.machine_id.to_ascii_lowercase())];
+    for ((name, _), text) in NAME_FILES.iter().zip(texts) {
+        let path = below(root, NAMES).join(name);
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .context(|| format!("cannot write {}", path.display()))?;
     }
     link_workspace(root, wanted)
+}
+
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
 }
 
 /// Makes a file. Nothing is in its place yet: the upper layer is empty.
@@ -317,22 +350,19 @@ fn install_power_commands(layers: Layers<'_>) -> Result<()> {
 fn link_workspace(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
     let place = Path::new("/workspace");
     let is_place = |path: &str| Path::new(path) == place;
+    let ours = || fs::read_link(root.join("workspace")).is_ok_and(|target| target == Path::new(WORKSPACE_LINK));
+    let shared = wanted.shares.iter().any(|share| is_place(&share.destination));
+    if shared && ours() {
+        // A share cannot be mounted on a link.
+        fs::remove_file(root.join("workspace")).context(|| "cannot make room for /workspace".to_owned())?;
+    }
     let Some(workspace) = wanted.workspace.as_deref().filter(|&workspace| !is_place(workspace)) else {
         return Ok(Vec::new());
     };
-    let link = root.join("workspace");
-    let cannot = || "cannot make /workspace".to_owned();
-    let in_the_way = match fs::symlink_metadata(&link) {
-        // An empty directory is in no one's way.
-        Ok(facts) if facts.is_dir() => fs::remove_dir(&link).is_err(),
-        Ok(facts) if facts.is_symlink() => fs::remove_file(&link).is_err(),
-        Ok(_) => true,
-        Err(_) => false,
-    };
-    if in_the_way || wanted.shares.iter().any(|share| is_place(&share.destination)) {
+    if shared || !ours() {
         return Ok(vec!["/workspace exists already and does not point at the workspace".to_owned()]);
     }
-    symlink(workspace, link).context(cannot)?;
+    symlink(workspace, below(root, WORKSPACE_LINK)).context(|| "cannot make /workspace".to_owned())?;
     Ok(Vec::new())
 }
 
@@ -379,6 +409,7 @@ mod tests {
             let layers = Layers { lower: &self.path("lower"), upper: &self.path("upper") };
             write_common(layers, &wanted.user, wanted.timezone.as_deref()).unwrap();
             // No overlay here: of the joined root, the upper layer is what matters.
+            make_names(&self.path("upper")).unwrap();
             write_names(&self.path("upper"), wanted).unwrap()
         }
     }
@@ -402,13 +433,15 @@ mod tests {
         let image = Image::new();
         fs::set_permissions(image.path("lower/etc"), fs::Permissions::from_mode(0o711)).unwrap();
         assert_eq!(image.write(&wanted()), Vec::<String>::new());
-        assert_eq!(image.upper("etc/hostname"), "quiet-fox\n");
-        assert!(image.upper("etc/hosts").contains("127.0.1.1\tquiet-fox\n"));
-        assert_eq!(image.upper("etc/machine-id"), "0123456789abcdef0123456789abcdef\n");
+        assert_eq!(image.upper("run/viv/names/hostname"), "quiet-fox\n");
+        assert!(image.upper("run/viv/names/hosts").contains("127.0.1.1\tquiet-fox\n"));
+        assert_eq!(image.upper("run/viv/names/machine-id"), "0123456789abcdef0123456789abcdef\n");
         assert_eq!(image.upper("etc/timezone"), "Europe/Berlin\n");
         let link = |path: &str| fs::read_link(image.path("upper").join(path)).unwrap();
         assert_eq!(link("etc/localtime"), Path::new("/usr/share/zoneinfo/Europe/Berlin"));
-        assert_eq!(link("workspace"), Path::new("/srv/project"));
+        assert_eq!(link("etc/hosts"), Path::new("/run/viv/names/hosts"));
+        assert_eq!(link("workspace"), Path::new("/run/viv/workspace"));
+        assert_eq!(link("run/viv/workspace"), Path::new("/srv/project"));
         assert_eq!(link("usr/local/sbin/halt"), Path::new("poweroff"));
         let mode = |path: &str| fs::metadata(image.path("upper").join(path)).unwrap().mode() & 0o7777;
         assert_eq!([mode("etc"), mode("etc/shadow"), mode("etc/sudoers.d/viv")], [0o711, 0o600, 0o440]);
@@ -436,11 +469,11 @@ mod tests {
     #[test]
     fn what_is_at_workspace_stays() {
         let image = Image::new();
-        fs::create_dir_all(image.path("upper/workspace/full")).unwrap();
+        fs::create_dir_all(image.path("lower/workspace/full")).unwrap();
         assert_eq!(image.write(&wanted()).len(), 1);
-        assert!(image.path("upper/workspace/full").is_dir());
+        assert!(!image.path("upper/workspace").is_symlink());
         let image = Image::new();
-        fs::create_dir_all(image.path("upper/workspace")).unwrap();
+        fs::create_dir_all(image.path("lower/workspace")).unwrap();
         assert!(image.write(&wanted()).is_empty());
         assert!(image.path("upper/workspace").is_symlink());
         let image = Image::new();
@@ -451,6 +484,7 @@ mod tests {
             read_only: false,
         };
         assert_eq!(image.write(&Configure { shares: vec![share], ..wanted() }).len(), 1);
+        assert!(!image.path("upper/workspace").is_symlink(), "the share goes there");
         let image = Image::new();
         assert!(image.write(&Configure { workspace: Some("/workspace".into()), ..wanted() }).is_empty());
     }

@@ -60,11 +60,8 @@ pub fn mount_all(shares: &[Share], user: &User) -> Result<Mounted> {
     if ordered.is_empty() {
         return Ok(mounted);
     }
-    let private = |path: &str| match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(reason) if reason.kind() != io::ErrorKind::AlreadyExists => Err(reason),
-        _ => Ok(()),
-    };
-    private("/run/viv").and_then(|()| private(DEVICE_MOUNT)).context(|| format!("cannot make {DEVICE_MOUNT}"))?;
+    let mut private = fs::DirBuilder::new();
+    private.mode(0o700).create(DEVICE_MOUNT).context(|| format!("cannot make {DEVICE_MOUNT}"))?;
     // Nothing on the host is a device or gives rights to root inside.
     boot::mount_on(TAG, DEVICE_MOUNT, "virtiofs", MountFlags::NOSUID | MountFlags::NODEV, "")?;
     for share in ordered {

@@ -198,12 +198,16 @@ pub struct ExitReport {
     /// The signal that ended it.
     #[serde(default)]
     pub signal: Option<i32>,
-    /// Processes the kernel killed for want of memory while the program ran.
+    /// Processes the kernel killed for want of memory while the program ran. Only looked for if it
+    /// failed.
     #[serde(default)]
     pub out_of_memory_kills: u64,
     /// The scratch disk has less than one percent left.
     #[serde(default)]
     pub scratch_full: bool,
+    /// No process is left inside and nothing is held back from a share: the machine may go at once.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// What the guest knows of its health.

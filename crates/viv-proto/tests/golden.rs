@@ -112,14 +112,14 @@ fn exec() {
 
 #[test]
 fn exit_report() {
-    let killed = ExitReport { code: 137, signal: Some(9), out_of_memory_kills: 1, scratch_full: true };
+    let killed = ExitReport { code: 137, signal: Some(9), out_of_memory_kills: 1, scratch_full: true, settled: true };
     let json = serde_json::to_string(&killed).unwrap();
-    assert_snapshot!(json, @r#"{"code":137,"signal":9,"out_of_memory_kills":1,"scratch_full":true}"#);
+    assert_snapshot!(json, @r#"{"code":137,"signal":9,"out_of_memory_kills":1,"scratch_full":true,"settled":true}"#);
     assert_eq!(serde_json::from_str::<ExitReport>(&json).unwrap(), killed);
     // A guest that notices less says less.
     assert_eq!(
         serde_json::from_str::<ExitReport>(r#"{"code":3}"#).unwrap(),
-        ExitReport { code: 3, signal: None, out_of_memory_kills: 0, scratch_full: false }
+        ExitReport { code: 3, signal: None, out_of_memory_kills: 0, scratch_full: false, settled: false }
     );
 }
 

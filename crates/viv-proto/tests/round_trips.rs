@@ -165,7 +165,7 @@ proptest! {
         let started = Started { pid: numbers.0 };
         prop_assert_eq!(&through_a_line(&id, kind::RESULT, &started), &started);
         let exit =
-            ExitReport { code: numbers.2, signal: numbers.3, out_of_memory_kills: sizes.1, scratch_full };
+            ExitReport { code: numbers.2, signal: numbers.3, out_of_memory_kills: sizes.1, scratch_full, settled: !scratch_full };
         prop_assert_eq!(&through_a_line(&id, kind::RESULT, &exit), &exit);
         let status = GuestStatus {
             running: numbers.1,

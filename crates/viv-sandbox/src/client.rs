@@ -1,8 +1,8 @@
 //! The client's side: starting a sandbox, running programs in it, ending it.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -54,7 +54,8 @@ pub enum Event {
 pub struct Sandbox {
     id: String,
     directory: OwnedFd,
-    monitor: Child,
+    /// Not a child of this process if it was there before.
+    monitor: Option<Child>,
     lines: Lines<OwnedReadHalf>,
     commands: OwnedWriteHalf,
 }
@@ -69,26 +70,21 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
     let runtime = request.paths.runtime.clone();
     // Others' leftovers are removed by whoever comes by; nothing waits for it.
     crate::list(&request.paths)?;
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io("no socket for the monitor"))?;
-    let mut command = Command::new(&request.executable);
-    command.arg("internal-monitor").stdin(Stdio::null()).stdout(Stdio::null());
-    // The terminal's signals are for the client, which then tells the monitor what it means.
-    command.process_group(0);
-    command
-        .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: MONITOR_DESCRIPTOR }])
-        .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
-    let monitor = command.spawn().map_err(|error| {
-        Error::new(ErrorKind::Monitor, format!("{} could not be started", request.executable.display())).source(error)
-    })?;
-    drop(command);
-    ours.set_nonblocking(true).map_err(io("no socket for the monitor"))?;
-    let (mut lines, mut commands) = wire::split(UnixStream::from_std(ours).map_err(io("no socket for the monitor"))?);
-    let first = StartLine { plan: request.plan, paths: request.paths };
-    // A monitor that died at once is noticed by the read that follows.
-    let _ = wire::send(&mut commands, &ToMonitor::Start(Box::new(first))).await;
+    let spare = crate::spare::take(&request.paths, &request.plan);
+    let first = ToMonitor::Start(Box::new(StartLine { plan: request.plan, paths: request.paths }));
+    let (mut lines, mut commands, mut monitor) = match spare {
+        Some(stream) => begin(stream, None, &first).await?,
+        None => begin_anew(&request.executable, &first).await?,
+    };
+    let mut next = lines.next::<FromMonitor>().await;
+    if next.is_none() && monitor.is_none() {
+        // A spare that was given up just now.
+        (lines, commands, monitor) = begin_anew(&request.executable, &first).await?;
+        next = lines.next::<FromMonitor>().await;
+    }
 
     loop {
-        match lines.next::<FromMonitor>().await {
+        match next {
             Some(FromMonitor::Starting(way)) => on_event(&Event::Starting(way)),
             Some(FromMonitor::Ready(ReadyLine { guest_uptime_ms, marks, guest_marks })) => {
                 on_event(&Event::Ready { guest_uptime_ms, marks, guest_marks });
@@ -101,7 +97,39 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
             }
             None => return Err(monitor_died(monitor).await),
         }
+        next = lines.next::<FromMonitor>().await;
     }
+}
+
+type Conversation = (Lines<OwnedReadHalf>, OwnedWriteHalf, Option<Child>);
+
+/// Starts a monitor and says the first line to it.
+async fn begin_anew(executable: &Path, first: &ToMonitor) -> Result<Conversation> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io("no socket for the monitor"))?;
+    let mut command = Command::new(executable);
+    command.arg("internal-monitor").stdin(Stdio::null()).stdout(Stdio::null());
+    // The terminal's signals are for the client, which then tells the monitor what it means.
+    command.process_group(0);
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: MONITOR_DESCRIPTOR }])
+        .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
+    let monitor = command.spawn().map_err(|error| {
+        Error::new(ErrorKind::Monitor, format!("{} could not be started", executable.display())).source(error)
+    })?;
+    drop(command);
+    begin(ours, Some(monitor), first).await
+}
+
+async fn begin(
+    stream: std::os::unix::net::UnixStream,
+    monitor: Option<Child>,
+    first: &ToMonitor,
+) -> Result<Conversation> {
+    stream.set_nonblocking(true).map_err(io("no socket for the monitor"))?;
+    let (lines, mut commands) = wire::split(UnixStream::from_std(stream).map_err(io("no socket for the monitor"))?);
+    // A monitor that died at once is noticed by the read that follows.
+    let _ = wire::send(&mut commands, first).await;
+    Ok((lines, commands, monitor))
 }
 
 impl Sandbox {
@@ -137,9 +165,22 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the monitor reported one, or had to be killed.
-    pub async fn stop(mut self) -> Result<()> {
+    pub async fn stop(self) -> Result<()> {
+        self.end_by(&ToMonitor::Stop).await
+    }
+
+    /// Ends everything at once and waits until nothing is left: for a sandbox whose guest said that
+    /// it has settled ([`viv_proto::message::ExitReport::settled`]).
+    ///
+    /// # Errors
+    /// As [`Sandbox::stop`].
+    pub async fn end(self) -> Result<()> {
+        self.end_by(&ToMonitor::End).await
+    }
+
+    async fn end_by(mut self, message: &ToMonitor) -> Result<()> {
         // If it is gone already, there is nothing to stop.
-        let _ = wire::send(&mut self.commands, &ToMonitor::Stop).await;
+        let _ = wire::send(&mut self.commands, message).await;
         let mut failure = None;
         let ended = async {
             while let Some(message) = self.lines.next::<FromMonitor>().await {
@@ -147,10 +188,12 @@ impl Sandbox {
                     failure = Some(from_report(report));
                 }
             }
-            self.monitor.wait().await
+            wait(&mut self.monitor).await
         };
         if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
-            let _ = self.monitor.kill().await;
+            if let Some(monitor) = &mut self.monitor {
+                let _ = monitor.kill().await;
+            }
             return Err(Error::new(
                 ErrorKind::Monitor,
                 format!("sandbox {} did not end within {} seconds and was killed", self.id, STOP_PATIENCE.as_secs()),
@@ -161,20 +204,29 @@ impl Sandbox {
 }
 
 /// Waits until a monitor that reported its end is gone.
-async fn finish(mut monitor: Child, mut lines: Lines<OwnedReadHalf>) {
+async fn finish(mut monitor: Option<Child>, mut lines: Lines<OwnedReadHalf>) {
     let ended = async {
         while lines.next::<FromMonitor>().await.is_some() {}
-        monitor.wait().await
+        wait(&mut monitor).await
     };
     // It is about to end whatever happens here: its client is gone.
     let _ = tokio::time::timeout(STOP_PATIENCE, ended).await;
 }
 
-async fn monitor_died(mut monitor: Child) -> Error {
+async fn monitor_died(mut monitor: Option<Child>) -> Error {
     let error = Error::new(ErrorKind::Monitor, "the sandbox's monitor ended before the guest was up");
-    match monitor.wait().await {
-        Ok(status) => error.source(status.to_string()),
+    match wait(&mut monitor).await {
+        Ok(Some(status)) => error.source(status.to_string()),
+        Ok(None) => error,
         Err(wait) => error.source(wait),
+    }
+}
+
+/// Waits for a monitor that is a child of this process to be gone.
+async fn wait(monitor: &mut Option<Child>) -> std::io::Result<Option<ExitStatus>> {
+    match monitor {
+        Some(monitor) => monitor.wait().await.map(Some),
+        None => Ok(None),
     }
 }
 

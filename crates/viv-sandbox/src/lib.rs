@@ -25,6 +25,7 @@ mod plan;
 mod process;
 mod registry;
 mod shares;
+mod spare;
 mod spec;
 mod sys;
 mod template;
@@ -39,6 +40,7 @@ pub use paths::Paths;
 pub use plan::{Artifacts, Plan, StartPlan, plan, probe_host};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
+pub use spare::{count_spares, keep_spares, spare_main};
 pub use spec::{Mount, SandboxSpec, TemplateUse, VmmChoice, new_id};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,

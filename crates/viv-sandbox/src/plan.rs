@@ -52,8 +52,10 @@ pub struct Plan {
     pub vmm: CommandPlan,
     /// Whether there is a quicker way.
     pub start: StartPlan,
-    /// What the file daemon shares.
+    /// How the file daemon serves: its first line.
     pub file_daemon: FileDaemonSpec,
+    /// What the file daemon shares: its second line.
+    pub shares: Vec<ShareSpec>,
     /// Where the guest puts it.
     pub guest_shares: Vec<message::Share>,
 }
@@ -69,6 +71,17 @@ pub enum StartPlan {
     },
     /// From a template, if there is one; else its machine boots.
     Template(Box<TemplatePlan>),
+}
+
+impl StartPlan {
+    /// The template's key; empty if there can be none.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Template(template) => &template.key,
+            Self::Cold { .. } => "",
+        }
+    }
 }
 
 /// Something lost, and the command that mends it.
@@ -157,8 +170,8 @@ fn plan_with(
         link,
         vmm: viv_vmm::qemu::plan(&machine, host).map_err(adopt)?,
         start: start(spec, &machine, artifacts, host)?,
+        shares: daemon_shares,
         file_daemon: FileDaemonSpec {
-            shares: daemon_shares,
             guest_uid: spec.user.uid,
             guest_gid: spec.user.gid,
             thread_pool: viv_shares::DEFAULT_THREAD_POOL,
@@ -234,7 +247,7 @@ impl fmt::Display for Plan {
             }
         }
         writeln!(f)?;
-        for share in &self.file_daemon.shares {
+        for share in &self.shares {
             let guest = self.guest_shares.iter().find(|guest| guest.entry == share.entry);
             let mode = if share.read_only { "read-only" } else { "read-write" };
             let destination = guest.map_or("", |guest| guest.destination.as_str());
@@ -321,7 +334,7 @@ mod tests {
     fn a_sandbox_with_three_shares() {
         let plan = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
         insta::assert_snapshot!(plan);
-        insta::assert_json_snapshot!((&plan.warnings, &plan.file_daemon, &plan.guest_shares));
+        insta::assert_json_snapshot!((&plan.warnings, &plan.file_daemon, &plan.shares, &plan.guest_shares));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Processes of the host, named so that a reused pid is not mistaken for an old acquaintance.
 
+use std::fs::File;
+use std::io::{Seek, Write};
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,14 @@ impl ProcessName {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
+}
+
+/// A file in memory with a request for another process of viv, to be read from its start.
+pub(crate) fn memory_file(content: &impl Serialize) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("viv-request", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(content)?)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn started(pid: u32) -> Option<u64> {

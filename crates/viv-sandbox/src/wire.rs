@@ -23,6 +23,8 @@ pub(crate) enum ToMonitor {
     Start(Box<StartLine>),
     /// Flush and end.
     Stop,
+    /// End at once: there is nothing to flush.
+    End,
 }
 
 /// The first line's content.
@@ -51,6 +53,11 @@ pub enum Way {
     /// It is restored from a template.
     Template {
         /// Which one.
+        key: String,
+    },
+    /// It was restored ahead of time and stood ready.
+    Spare {
+        /// From which template.
         key: String,
     },
     /// It boots.
@@ -130,9 +137,11 @@ mod tests {
     #[test]
     fn a_way_is_one_flat_object() {
         let template = Way::Template { key: "b45d".to_owned() };
+        let spare = Way::Spare { key: "b45d".to_owned() };
         let cold = Way::Cold { reason: "a cold start was asked for".to_owned(), make_template: false };
         let text = |way: &Way| serde_json::to_string(way).unwrap();
         assert_eq!(text(&template), r#"{"kind":"template","key":"b45d"}"#);
+        assert_eq!(text(&spare), r#"{"kind":"spare","key":"b45d"}"#);
         assert_eq!(text(&cold), r#"{"kind":"cold","reason":"a cold start was asked for","make_template":false}"#);
         let line = serde_json::to_string(&FromMonitor::Starting(cold.clone())).unwrap();
         assert!(matches!(serde_json::from_str(&line), Ok(FromMonitor::Starting(way)) if way == cold));

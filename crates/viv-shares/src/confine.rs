@@ -1,6 +1,6 @@
 //! Takes away from the process what serving files does not need.
 
-use rustix::process::{Resource, Rlimit, getpid, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getpid, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
@@ -38,11 +38,13 @@ pub(crate) fn drop_capabilities() -> Result<()> {
     set_capabilities(None, sets).context(ErrorKind::Confinement, failed)
 }
 
-/// Keeps the guest's data out of core dumps, and the daemon alive when the host user's file size limit is reached.
+/// Keeps the daemon small, the guest's data out of core dumps, the daemon alive when the host user's file size limit is reached, and the
+/// table of processes free of the helper once it has ended: nobody waits for it.
 pub(crate) fn limit_side_effects() -> Result<()> {
     let failed = || "cannot limit the file daemon".to_owned();
+    sys::share_one_heap();
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context(ErrorKind::Confinement, failed)?;
-    sys::ignore_file_size_signal().context(ErrorKind::Confinement, failed)
+    sys::ignore(Signal::XFSZ).and_then(|()| sys::ignore(Signal::CHILD)).context(ErrorKind::Confinement, failed)
 }
 
 /// Allows only the system calls that serving files needs. A call that is not on virtiofsd's list kills the process;

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use rustix::thread::set_name;
@@ -16,11 +18,12 @@ use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::helper::Helper;
 use crate::limits::OpenFiles;
 use crate::namespace::Owner;
 use crate::share_fs::ShareFs;
 use crate::spec::FileDaemonSpec;
-use crate::{confine, limits, namespace, plan, ready, tree};
+use crate::{confine, limits, namespace, ready, spec, tree};
 
 /// How long the guest may believe what it was told of a file's attributes and of what is at a path. Changes made on
 /// the host are seen at the latest after this; contents are looked at anew whenever a file is opened.
@@ -28,39 +31,109 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 type Daemon = VhostUserDaemon<Arc<VhostUserFsBackend<ShareFs>>>;
 
-/// Shares what `spec` says with the one VMM that connects to `listener`, and returns when that disconnects.
+/// What the threads tell the one that waits for them.
+enum Event {
+    /// The shares are mounted, or can't be.
+    Mounted(Result<()>),
+    /// The connection with the VMM has ended.
+    Ended(Result<()>),
+}
+
+/// Serves the one VMM that connects to `listener`, at first from an empty directory and then with the shares that
+/// `input` says, and returns when the VMM disconnects.
 ///
 /// Meant for a process that does nothing else and has one thread: it moves this process for good into namespaces of
 /// its own, in which nothing but the shares exists, and drops every right that serving them does not need. It dies
-/// with its parent: the *thread* that started this process must live as long as the shares are wanted.
+/// with its parent: the *thread* that started this process must live as long as the shares are wanted. When this
+/// returns, the process must end; threads of it may still run.
+///
+/// `input` gives two lines: [`FileDaemonSpec::line`], without which nothing begins, and then
+/// [`shares_line`](crate::shares_line), which may come any time later. What follows is not read. If both are known,
+/// a file in memory will do. To give the shares later, use a connected pair of stream sockets and write without
+/// blocking: a helper process reads as soon as there is something, but a long line takes several writes.
 ///
 /// `listener` is a listening Unix stream socket. One line is written to `ready` when the shares can be used or it is
-/// known that they cannot, for [`parse_ready`](crate::parse_ready); then it is closed. By then a VMM may have
-/// connected already: the socket is listening.
+/// known that they cannot, for [`parse_ready`](crate::parse_ready); then it is closed. Before that a guest that
+/// mounts the device finds an empty, read-only directory, and has to mount it again to see the shares.
 ///
 /// # Errors
 ///
-/// Before the process is ready, all kinds; the error is also what `ready` says. Afterwards
+/// Until the process is ready, all kinds; the error is also what `ready` says. Afterwards
 /// [`ErrorKind::Serve`] only.
-pub fn serve(spec: &FileDaemonSpec, listener: OwnedFd, ready: OwnedFd) -> Result<()> {
-    let mut ready = File::from(ready);
-    let mut daemon = match prepare(spec) {
-        Ok(daemon) => daemon,
-        Err(error) => {
-            // If nobody listens any more, nobody needs to know.
-            let _ = ready.write_all(ready::failed(&error).as_bytes());
-            return Err(error);
-        }
+pub fn serve(input: OwnedFd, listener: OwnedFd, ready: OwnedFd) -> Result<()> {
+    let prepared = prepare(File::from(input), &[listener.as_fd(), ready.as_fd()]);
+    let mut ready = Some(File::from(ready));
+    let (daemon, helper) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return tell(&mut ready, Err(error)),
     };
-    let mut listener = Listener::from(UnixListener::from(listener));
-    ready
-        .write_all(ready::ready().as_bytes())
-        .context(ErrorKind::Orphaned, || "the monitor of the file daemon is gone".to_owned())?;
-    drop(ready);
+    let (events, happened) = channel();
+    let started = start("viv-vmm", &events, || Event::Ended(connection(daemon, listener)))
+        .and_then(|()| start("viv-helper", &events, || Event::Mounted(helper.wait())));
+    drop(events);
+    if let Err(error) = started {
+        return tell(&mut ready, Err(error));
+    }
+    loop {
+        match happened.recv() {
+            Ok(Event::Mounted(result)) => tell(&mut ready, result)?,
+            Ok(Event::Ended(Err(error))) => return tell(&mut ready, Err(error)),
+            Ok(Event::Ended(Ok(()))) => return Ok(()),
+            Err(_) => return Err(Error::new(ErrorKind::Serve, "the file daemon has lost its threads")),
+        }
+    }
+}
 
+/// Everything up to the first request of the VMM. The helper gets none of the descriptors in `own`.
+fn prepare(mut input: File, own: &[BorrowedFd<'_>]) -> Result<(Daemon, Helper)> {
+    let owner = Owner::current();
+    owner.bind()?;
+    // For those who look at the list of processes; it makes no difference to anything else.
+    let _ = set_name(c"viv-files");
+    let spec = spec::read_spec(&mut input)?;
+    // Before the namespaces: only root of the first one may raise the hard limit.
+    let open_files = limits::divide(limits::raise(), spec.thread_pool)?;
+    confine::limit_side_effects()?;
+    let mut helper = Helper::start(input, own)?;
+    namespace::enter(|| helper.map())?;
+    owner.bind()?;
+    let descriptors = tree::hide()?;
+    helper.mount()?;
+    confine::drop_capabilities()?;
+    owner.bind()?;
+    // Before any thread is started: threads inherit the filter.
+    confine::filter_system_calls()?;
+    let daemon = daemon(&spec, descriptors, open_files)
+        .map_err(|message| Error::new(ErrorKind::Serve, "cannot start the file daemon").source(message))?;
+    Ok((daemon, helper))
+}
+
+/// Says how the start went, if it has not been said yet.
+fn tell(ready: &mut Option<File>, result: Result<()>) -> Result<()> {
+    let Some(mut ready) = ready.take() else { return result };
+    let told = ready.write_all(ready::told(&result).as_bytes());
+    // If nobody listens any more, nobody needs to know of an error.
+    result?;
+    told.context(ErrorKind::Orphaned, || "the owner of the file daemon is gone".to_owned())
+}
+
+/// Starts a thread that tells what it has done in the end.
+fn start(name: &str, events: &Sender<Event>, run: impl FnOnce() -> Event + Send + 'static) -> Result<()> {
+    let events = events.clone();
+    thread::Builder::new()
+        .name(name.to_owned())
+        // If nobody waits any more, the process is about to end.
+        .spawn(move || drop(events.send(run())))
+        .map(drop)
+        .context(ErrorKind::Serve, || "cannot start a thread of the file daemon".to_owned())
+}
+
+/// Serves the first VMM that connects, until it disconnects.
+fn connection(mut daemon: Daemon, listener: OwnedFd) -> Result<()> {
     // The library's error is no `std::error::Error`.
     let failed =
         |error: DaemonError| Error::new(ErrorKind::Serve, "the file daemon lost the VMM").source(error.to_string());
+    let mut listener = Listener::from(UnixListener::from(listener));
     daemon.start(&mut listener).map_err(failed)?;
     // The second VMM to connect would wait for ever.
     drop(listener);
@@ -70,27 +143,6 @@ pub fn serve(spec: &FileDaemonSpec, listener: OwnedFd, ready: OwnedFd) -> Result
         }
         Err(error) => Err(failed(error)),
     }
-}
-
-/// Everything up to the first request of the VMM.
-fn prepare(spec: &FileDaemonSpec) -> Result<Daemon> {
-    let owner = Owner::current();
-    owner.bind()?;
-    // For those who look at the list of processes; it makes no difference to anything else.
-    let _ = set_name(c"viv-files");
-    let steps = plan::plan(spec)?;
-    // Before the namespaces: only root of the first one may raise the hard limit.
-    let open_files = limits::divide(limits::raise(), spec.thread_pool)?;
-    confine::limit_side_effects()?;
-    namespace::enter()?;
-    owner.bind()?;
-    let descriptors = tree::assemble(&steps)?;
-    confine::drop_capabilities()?;
-    owner.bind()?;
-    // Before any thread is started: threads inherit the filter.
-    confine::filter_system_calls()?;
-    daemon(spec, descriptors, open_files)
-        .map_err(|message| Error::new(ErrorKind::Serve, "cannot start the file daemon").source(message))
 }
 
 fn daemon(
@@ -117,7 +169,7 @@ fn config(spec: &FileDaemonSpec, descriptors: File, guest_fd_limit: u64) -> Conf
         ])
     };
     Config {
-        root_dir: "/".to_owned(),
+        root_dir: tree::SHARES.to_owned(),
         proc_sfd_rawfd: Some(descriptors),
         // Opening by handle is a privilege over the whole host.
         inode_file_handles: InodeFileHandlesMode::Never,

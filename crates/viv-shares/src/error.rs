@@ -7,7 +7,8 @@ use viv_error::Kind;
 /// What went wrong in the file daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The specification contradicts itself: a duplicate entry, a path that leaves its share.
+    /// The specification is not there, cannot be read or contradicts itself: a duplicate entry, a path that leaves
+    /// its share.
     Specification,
     /// The source of a share is not there.
     SourceMissing,
@@ -29,6 +30,27 @@ pub enum ErrorKind {
     Orphaned,
     /// The connection with the VMM could not be served.
     Serve,
+}
+
+impl ErrorKind {
+    const ALL: [Self; 11] = [
+        Self::Specification,
+        Self::SourceMissing,
+        Self::SourceDenied,
+        Self::SourceUnsupported,
+        Self::ProtectedLink,
+        Self::NamespaceDenied,
+        Self::Mount,
+        Self::OpenFiles,
+        Self::Confinement,
+        Self::Orphaned,
+        Self::Serve,
+    ];
+
+    /// The kind of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 impl Kind for ErrorKind {

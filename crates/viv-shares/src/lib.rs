@@ -4,17 +4,18 @@
 //! this order:
 //!
 //! ```text
-//!  tie to the monitor ─> plan mounts ─> raise limit of open files ─> new user, mount, network, IPC, UTS namespaces
+//!  tie to the monitor ─> raise limit of open files ─> new user, mount, network, IPC, UTS namespaces
 //!                                                                          │
-//!      ready <── seccomp <── drop capabilities <── new root, old one gone <┴─ tmpfs: one bind mount per share
-//!        │
-//!        └─> one vhost-user connection ─> ends with it
+//!      serve one VMM <── seccomp <── drop capabilities <── empty root, old one gone
 //! ```
 //!
-//! What the daemon sees afterwards is a read-only tmpfs with an entry per share. `..` leads nowhere, there is no
-//! `/proc`, and what is read-only is so by mount, whatever the guest makes the daemon do.
+//! What the daemon sees afterwards is a read-only tmpfs with an empty directory. `..` leads nowhere and there is no
+//! `/proc`. It need not know yet what to share: a helper process, which still sees the host, waits to be told, then
+//! assembles a read-only tmpfs with a bind mount per share and puts it over the empty directory. What is read-only is
+//! so by mount, whatever the guest makes the daemon do.
 //!
-//! - [`plan`] says which mounts, without making any; `tree` makes them.
+//! - `spec` is what the daemon is told; [`plan`] says which mounts that takes, without making any; `tree` makes them.
+//! - `helper` is the process that runs those two.
 //! - `namespace`, `confine` and `filter` take rights away.
 //! - `share_fs` says what the guest may ask for, on top of virtiofsd's pass-through file system.
 //! - `nodes` and `limits` bound the number of open files.
@@ -24,6 +25,7 @@ mod confine;
 mod daemon;
 mod error;
 mod filter;
+mod helper;
 mod limits;
 mod namespace;
 mod nodes;
@@ -39,7 +41,7 @@ pub use daemon::serve;
 pub use error::{Error, ErrorKind, Result};
 pub use plan::{Step, plan};
 pub use ready::parse_ready;
-pub use spec::{FileDaemonSpec, ShareSpec};
+pub use spec::{FileDaemonSpec, ShareSpec, shares_line};
 
 /// The thread pool to ask for.
 pub const DEFAULT_THREAD_POOL: usize = 0;

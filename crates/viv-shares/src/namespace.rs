@@ -5,19 +5,16 @@
 //! that a daemon taken over by its guest has no capability over the host: it can neither mount, nor trace or signal
 //! processes outside, nor open files by handle, nor make device nodes or file capabilities the host would honour.
 //!
-//! There is no process id namespace: it would take a second process that waits, and the filter already refuses
+//! There is no process id namespace: it would take another process that waits, and the filter already refuses
 //! signals ([`crate::filter`]). `/proc` is not mounted again; one directory of it is cloned ([`crate::tree`]).
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 
-use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{
-    Pid, Signal, WaitOptions, getegid, geteuid, getpid, getppid, kill_process, set_parent_process_death_signal, waitpid,
-};
-use rustix::thread::UnshareFlags;
+use rustix::process::{Pid, Signal, getegid, geteuid, getppid, set_parent_process_death_signal};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::sys;
@@ -27,6 +24,11 @@ use crate::sys;
 pub(crate) struct Owner(Option<Pid>);
 
 impl Owner {
+    /// This process, whose parent says that it is it.
+    pub(crate) fn parent(process: Pid) -> Self {
+        Self(Some(process))
+    }
+
     /// Whoever is the parent now.
     pub(crate) fn current() -> Self {
         Self(getppid())
@@ -37,35 +39,92 @@ impl Owner {
     /// The kernel forgets the wish when credentials change, so it is renewed after each change.
     pub(crate) fn bind(self) -> Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))
-            .context(ErrorKind::Confinement, || "cannot tie the file daemon to its monitor".to_owned())?;
+            .context(ErrorKind::Confinement, || "cannot tie the file daemon to its owner".to_owned())?;
         if getppid() != self.0 {
-            return Err(Error::new(ErrorKind::Orphaned, "the monitor of the file daemon is gone"));
+            return Err(Error::new(ErrorKind::Orphaned, "the owner of the file daemon is gone"));
         }
         Ok(())
     }
 }
 
-/// Enters new user, mount, network, IPC and UTS namespaces, as root of the first, with all mounts private.
-pub(crate) fn enter() -> Result<()> {
-    let maps = if geteuid().is_root() {
-        Maps { users: identity(&read_map("/proc/self/uid_map")?), groups: identity(&read_map("/proc/self/gid_map")?) }
-    } else {
-        Maps { users: format!("0 {} 1\n", geteuid().as_raw()), groups: format!("0 {} 1\n", getegid().as_raw()) }
-    };
+/// The ids that exist in the daemon's user namespace.
+pub(crate) struct Maps {
+    users: String,
+    groups: String,
+}
+
+impl Maps {
+    /// For whoever runs this process. They are read and not made up, because in a container some ids are missing.
+    pub(crate) fn current() -> Result<Self> {
+        if geteuid().is_root() {
+            return Ok(Self {
+                users: identity(&read_map("/proc/self/uid_map")?),
+                groups: identity(&read_map("/proc/self/gid_map")?),
+            });
+        }
+        Ok(Self { users: format!("0 {} 1\n", geteuid().as_raw()), groups: format!("0 {} 1\n", getegid().as_raw()) })
+    }
+
+    /// Gives them to a process that has entered a new user namespace. Only a process outside can do that: root's map
+    /// takes privileges over the old namespace, which the other one no longer has.
+    pub(crate) fn write(&self, process: Pid) -> io::Result<()> {
+        let write = |file: &str, text: &str| {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(format!("/proc/{}/{file}", process.as_raw_nonzero()))?
+                .write_all(text.as_bytes())
+        };
+        // The kernel wants this before the group map of an ordinary user; nobody needs supplementary groups here.
+        write("setgroups", "deny")?;
+        write("uid_map", &self.users)?;
+        write("gid_map", &self.groups)
+    }
+}
+
+/// Enters new user, mount, network, IPC and UTS namespaces, as root of the first once `map` has had it given its
+/// [`Maps`], with all mounts private.
+pub(crate) fn enter(map: impl FnOnce() -> io::Result<()>) -> Result<()> {
     let namespaces = UnshareFlags::NEWUSER
         | UnshareFlags::NEWNS
         | UnshareFlags::NEWNET
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS;
-    unshare_with_maps(namespaces, &maps)?;
-    // Nothing mounted on the host from now on appears here: it would be writable inside a read-only share.
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|errno| denied("the file daemon may not mount in its own namespace", errno.into()))
+    sys::unshare(namespaces)
+        .and_then(|()| map())
+        .map_err(|error| denied("the file daemon cannot enter a user namespace", error))?;
+    detach_mounts()
 }
 
-struct Maps {
-    users: String,
-    groups: String,
+/// Joins the namespaces of `daemon` but for its mounts: from then on this process has no right over the host that the
+/// host user has not.
+///
+/// `daemon` is a descriptor of a process. Needs to run in a process of one thread.
+pub(crate) fn join(daemon: impl AsFd) -> Result<()> {
+    let others = ThreadNameSpaceType::USER
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
+    move_into_thread_name_spaces(daemon.as_fd(), others)
+        .map_err(|errno| denied("the helper of the file daemon cannot join its namespaces", errno.into()))
+}
+
+/// Makes a copy of the mounts this process sees and moves it there, where it may mount.
+pub(crate) fn copy_mounts() -> Result<()> {
+    sys::unshare(UnshareFlags::NEWNS)
+        .map_err(|error| denied("the helper of the file daemon cannot enter a mount namespace", error))?;
+    detach_mounts()
+}
+
+/// Moves this process to the mounts that `daemon` sees, and to their root.
+pub(crate) fn join_mounts(daemon: impl AsFd) -> Result<()> {
+    move_into_thread_name_spaces(daemon.as_fd(), ThreadNameSpaceType::MOUNT)
+        .map_err(|errno| denied("the helper of the file daemon cannot join its mounts", errno.into()))
+}
+
+/// Nothing mounted on the host from now on appears here: it would be writable inside a read-only share.
+fn detach_mounts() -> Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|errno| denied("the file daemon may not mount in its own namespace", errno.into()))
 }
 
 fn read_map(path: &str) -> Result<String> {
@@ -81,55 +140,6 @@ fn identity(map: &str) -> String {
             Some(format!("{first} {first} {count}\n"))
         })
         .collect()
-}
-
-/// Enters the namespaces while a helper that stays outside writes the maps: root's map takes privileges over the
-/// old user namespace, which this process no longer has once it is in the new one.
-fn unshare_with_maps(namespaces: UnshareFlags, maps: &Maps) -> Result<()> {
-    let trouble = |what: &str| format!("cannot {what} for the file daemon's namespaces");
-    let (mut here, mut there) =
-        UnixStream::pair().context(ErrorKind::NamespaceDenied, || trouble("make a socket pair"))?;
-    let daemon = getpid();
-    // The helper owns its end: this process keeps no copy, so it sees the end of the stream if the helper dies.
-    let helper = sys::fork(move || {
-        // The helper has a copy of this process's end, so it would not see that one's death.
-        if Owner(Some(daemon)).bind().is_err() || there.read_exact(&mut [0]).is_err() {
-            return 1;
-        }
-        let errno = write_maps(daemon, maps).err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
-        u8::from(there.write_all(&errno.to_ne_bytes()).is_err())
-    })
-    .context(ErrorKind::NamespaceDenied, || trouble("start a helper"))?;
-
-    let entered = sys::unshare(namespaces);
-    let mapped = entered.and_then(|()| {
-        here.write_all(&[0])?;
-        let mut errno = [0; size_of::<i32>()];
-        here.read_exact(&mut errno)?;
-        match i32::from_ne_bytes(errno) {
-            0 => Ok(()),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
-    });
-    if mapped.is_err() {
-        // It may still wait for a word. It is this process's child and not reaped yet: the id is its own.
-        let _ = kill_process(helper, Signal::KILL);
-    }
-    while matches!(waitpid(Some(helper), WaitOptions::empty()), Err(Errno::INTR)) {}
-    mapped.map_err(|error| denied("the file daemon cannot enter a user namespace", error))
-}
-
-fn write_maps(process: Pid, maps: &Maps) -> io::Result<()> {
-    let write = |file: &str, text: &str| {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(format!("/proc/{}/{file}", process.as_raw_nonzero()))?
-            .write_all(text.as_bytes())
-    };
-    // The kernel wants this before the group map of an ordinary user; nobody needs supplementary groups here.
-    write("setgroups", "deny")?;
-    write("uid_map", &maps.users)?;
-    write("gid_map", &maps.groups)
 }
 
 /// An error about namespaces, with what would mend it on this host.

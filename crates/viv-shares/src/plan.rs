@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::spec::{FileDaemonSpec, ShareSpec};
+use crate::spec::ShareSpec;
 
 /// The longest name of an entry, in bytes: the limit of Linux file systems.
 const MAX_ENTRY_BYTES: usize = 255;
@@ -18,7 +18,7 @@ const ROOT_SIZE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
-    /// An empty tmpfs, the root of everything the daemon can see. Mode 0700.
+    /// An empty tmpfs, the root of the device. Mode 0700.
     Root {
         /// Its size, in bytes.
         size_bytes: u64,
@@ -53,17 +53,17 @@ pub enum Step {
     Seal,
 }
 
-/// The mounts that show the guest what `spec` says.
+/// The mounts that show the guest what `shares` says.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Specification`] if an entry is not one path component or used twice, a source is not absolute, or a
 /// protected path is empty, absolute or has a `..` in it.
-pub fn plan(spec: &FileDaemonSpec) -> Result<Vec<Step>> {
+pub fn plan(shares: &[ShareSpec]) -> Result<Vec<Step>> {
     let mut entries = BTreeSet::new();
     // One inode for each placeholder, one for the root, and what tmpfs wants for itself.
-    let mut steps = vec![Step::Root { size_bytes: ROOT_SIZE_BYTES, inodes: spec.shares.len() as u64 + 8 }];
-    for share in &spec.shares {
+    let mut steps = vec![Step::Root { size_bytes: ROOT_SIZE_BYTES, inodes: shares.len() as u64 + 8 }];
+    for share in shares {
         check(share)?;
         if !entries.insert(&share.entry) {
             return Err(Error::new(ErrorKind::Specification, format!("two shares are called {:?}", share.entry)));
@@ -74,7 +74,7 @@ pub fn plan(spec: &FileDaemonSpec) -> Result<Vec<Step>> {
             read_only: share.read_only,
         });
     }
-    for share in spec.shares.iter().filter(|share| !share.read_only) {
+    for share in shares.iter().filter(|share| !share.read_only) {
         steps.extend(protection(share)?);
     }
     steps.push(Step::Seal);
@@ -153,16 +153,12 @@ mod tests {
         }
     }
 
-    fn spec(shares: Vec<ShareSpec>) -> FileDaemonSpec {
-        FileDaemonSpec { shares, guest_uid: 1000, guest_gid: 1000, thread_pool: 0 }
-    }
-
     #[test]
     fn a_project_with_its_git_directory_and_a_file() {
-        let plan = plan(&spec(vec![
+        let plan = plan(&[
             share("0", "/home/me/project", false, &[".git/hooks", ".git/config"]),
             share("1", "/home/me/.gitconfig", true, &[]),
-        ]))
+        ])
         .unwrap();
         insta::assert_json_snapshot!(plan, @r#"
         [
@@ -233,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_read_only_share_is_protected_as_a_whole() {
-        let steps = plan(&spec(vec![share("0", "/p", true, &[".git/hooks"])])).unwrap();
+        let steps = plan(&[share("0", "/p", true, &[".git/hooks"])]).unwrap();
         assert!(!steps.iter().any(|step| matches!(step, Step::Pin { .. } | Step::Protect { .. })));
     }
 
@@ -251,10 +247,10 @@ mod tests {
             share("0", "/p", false, &["."]),
             share("0", "/p", false, &[""]),
         ] {
-            let error = plan(&spec(vec![bad.clone()])).expect_err(&format!("{bad:?}"));
+            let error = plan(std::slice::from_ref(&bad)).expect_err(&format!("{bad:?}"));
             assert_eq!(*error.kind(), ErrorKind::Specification);
         }
-        let twice = plan(&spec(vec![share("0", "/p", false, &[]), share("0", "/q", false, &[])])).unwrap_err();
+        let twice = plan(&[share("0", "/p", false, &[]), share("0", "/q", false, &[])]).unwrap_err();
         assert_eq!(twice.to_string(), "two shares are called \"0\"");
     }
 }

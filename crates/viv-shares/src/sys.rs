@@ -1,8 +1,9 @@
 //! The system calls that have no safe wrapper: the only unsafe code of this crate.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 /// Adds attributes (`MOUNT_ATTR_*`) to a mount and, if `recursive`, to all below it, and cuts it off from mounts and
@@ -31,28 +32,44 @@ pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
-/// Runs `child` in a copy of this process that ends with what it returns as exit code; gives its process id.
+/// Runs `child` in a copy of this process that has not the descriptors in `closed` and ends with what `child` returns
+/// as exit code; gives its process id.
 ///
 /// Only for a process of one thread: the locks another thread holds would stay locked in the copy for ever.
-pub(crate) fn fork(child: impl FnOnce() -> u8) -> io::Result<rustix::process::Pid> {
+pub(crate) fn fork(closed: &[BorrowedFd<'_>], child: impl FnOnce() -> u8) -> io::Result<Pid> {
     // SAFETY: this process has one thread (the contract of `serve`), so the copy may do whatever it likes.
     match unsafe { libc::fork() } {
         0 => {
+            for descriptor in closed {
+                // SAFETY: the owner is borrowed for longer than this copy runs: it never uses its descriptor again.
+                unsafe { libc::close(descriptor.as_raw_fd()) };
+            }
             let code = child();
             // SAFETY: `_exit` is always allowed; it runs no destructor and no exit handler of the original's.
             unsafe { libc::_exit(libc::c_int::from(code)) }
         }
-        id => rustix::process::Pid::from_raw(id).ok_or_else(io::Error::last_os_error),
+        id => Pid::from_raw(id).ok_or_else(io::Error::last_os_error),
     }
 }
 
-/// Lets writes beyond the host user's file size limit fail instead of killing the daemon.
-pub(crate) fn ignore_file_size_signal() -> io::Result<()> {
+/// Ignores a signal from now on, in the processes started later as well.
+pub(crate) fn ignore(signal: Signal) -> io::Result<()> {
     // SAFETY: ignoring a signal installs no handler, so no code runs in signal context.
-    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+    if unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) } == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Has all threads allocate from one heap. A heap for each costs every start several calls and a few pages, and
+/// helps threads that allocate at the same time, which those of the daemon hardly do.
+pub(crate) fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number; it may be called at any time.
+    unsafe {
+        // If it cannot be set, everything works as well.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// Applies a seccomp program to this thread and the threads it will start. Needs `no_new_privs`.

@@ -1,4 +1,8 @@
-//! Carries out the plan of mounts and makes the result all that this process can see.
+//! Makes an empty directory all that the daemon can see, and carries out the plan of what is mounted over it.
+//!
+//! Two processes do this. The daemon begins with [`hide`]. Its helper, which still sees the host, makes the tree of
+//! shares with [`assemble`] where the daemon can't see it, and hands it over with [`attach`]: in one step the empty
+//! directory becomes the whole tree, sealed. Nothing ever leads from the daemon's mounts to the host's.
 
 use std::fs::File;
 use std::io;
@@ -18,16 +22,37 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::Step;
 use crate::sys::restrict_mount;
 
+/// The daemon's root holds one directory: page-sized nodes, and what tmpfs wants for itself.
+const HIDDEN_SIZE_BYTES: u64 = 64 << 10;
+const HIDDEN_INODES: u64 = 8;
+
 /// What every share is mounted with. The daemon never follows a symbolic link in a share: the guest resolves links
 /// itself, one component at a time. With `NOSYMFOLLOW` the kernel holds it to that.
 const SHARE_ATTRIBUTES: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSYMFOLLOW;
 
-/// Assembles the tree that `steps` describes, makes it this process's root and gives a descriptor of
-/// `/proc/self/fd` that leads nowhere else.
+/// Where the shares are, in the daemon's root.
+pub(crate) const SHARES: &str = "/shares";
+
+/// An empty directory, read-only and with an empty, read-only root, is all that the daemon's mount namespace holds
+/// afterwards. Gives a descriptor of `/proc/self/fd` that leads nowhere else.
 ///
 /// Needs to run as root of a mount namespace whose mounts are all private.
-pub(crate) fn assemble(steps: &[Step]) -> Result<File> {
+pub(crate) fn hide() -> Result<File> {
     let descriptors = own_descriptors()?;
+    let root = mount_root(HIDDEN_SIZE_BYTES, HIDDEN_INODES)?;
+    let hide = || -> io::Result<()> {
+        mkdirat(&root, SHARES.trim_start_matches('/'), Mode::RWXU)?;
+        restrict_mount(&root, SHARE_ATTRIBUTES | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, false)?;
+        Ok(enter(&root)?)
+    };
+    hide().context(ErrorKind::Mount, || "cannot make an empty root for the file daemon".to_owned())?;
+    Ok(descriptors)
+}
+
+/// Assembles the tree that `steps` describes: the copy that is given is mounted nowhere.
+///
+/// Needs to run as root of a mount namespace whose mounts are all private, and ruins it for other uses.
+pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
     // All sources are cloned before the first mount, so that none of the mounts is part of a clone.
     let mut clones = Vec::new();
     for step in steps {
@@ -42,7 +67,7 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<File> {
             (Step::Root { size_bytes, inodes }, _) => root = Some(mount_root(*size_bytes, *inodes)?),
             (Step::Share { entry, source, .. }, Some(root)) => {
                 if let Some(clone) = clones.next() {
-                    attach(root, entry, source, &clone)?;
+                    attach_share(root, entry, source, &clone)?;
                 }
             }
             (Step::Pin { entry, path }, Some(root)) => bind_onto_itself(root, entry, path, 0)?,
@@ -56,8 +81,15 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<File> {
         }
     }
     let root = root.ok_or_else(|| Error::new(ErrorKind::Specification, "the plan has no root"))?;
-    enter(&root).context(ErrorKind::Mount, || "cannot make the shares the root of the file daemon".to_owned())?;
-    Ok(descriptors)
+    // The kernels of today mount on a mounted tree only, and move to another namespace only what is not mounted.
+    clone_mount(&root, Path::new(""))
+        .context(ErrorKind::Mount, || "cannot take the shares out of the namespace of the helper".to_owned())
+}
+
+/// Shows the daemon the tree. Needs to run in the mount namespace it has hidden in.
+pub(crate) fn attach(tree: &OwnedFd) -> Result<()> {
+    move_mount(tree, "", CWD, SHARES, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .context(ErrorKind::Mount, || "cannot show the shares to the file daemon".to_owned())
 }
 
 /// virtiofsd turns its path descriptors into others through `/proc/self/fd`, and so needs that directory where there
@@ -120,7 +152,7 @@ fn mount_root(size_bytes: u64, inodes: u64) -> Result<OwnedFd> {
     mount().context(ErrorKind::Mount, || "cannot mount a tmpfs for the file daemon".to_owned())
 }
 
-fn attach(root: &OwnedFd, entry: &str, source: &Path, clone: &Clone) -> Result<()> {
+fn attach_share(root: &OwnedFd, entry: &str, source: &Path, clone: &Clone) -> Result<()> {
     let attach = || -> rustix::io::Result<()> {
         if clone.directory {
             mkdirat(root, entry, Mode::RWXU)?;

@@ -11,7 +11,7 @@ use crate::{Accel, AccelChoice, Error, ErrorKind, Result, sys, tsc};
 /// The oldest QEMU that is supported: Ubuntu 24.04's series. Older ones were never tried.
 pub const OLDEST_QEMU: (u32, u32) = (8, 2);
 
-/// The oldest QEMU that saves machines to files as they are restored from quickly (`mapped-ram`).
+/// The oldest QEMU whose machines are saved and restored. Older ones were never tried.
 pub const OLDEST_QEMU_FOR_TEMPLATES: (u32, u32) = (9, 0);
 
 /// Whether KVM can be used.

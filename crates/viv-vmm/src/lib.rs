@@ -13,6 +13,7 @@ mod console;
 mod error;
 mod facts;
 mod machine;
+pub mod memory;
 mod qmp;
 mod spec;
 mod sys;

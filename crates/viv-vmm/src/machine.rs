@@ -48,6 +48,8 @@ pub struct Machine {
     pid: u32,
     events: mpsc::UnboundedReceiver<Event>,
     requests: mpsc::UnboundedSender<qmp::Request>,
+    /// The number of its devices' state in the VMM.
+    devices: Option<i32>,
     console: Tail,
     words: Tail,
 }
@@ -96,7 +98,9 @@ pub fn launch(plan: &CommandPlan, mut descriptors: BTreeMap<Descriptor, OwnedFd>
     let (sender, events) = mpsc::unbounded_channel();
     let (requests, requested) = mpsc::unbounded_channel();
     tokio::spawn(qmp::follow(UnixStream::from_std(ours).map_err(io)?, sender, requested));
-    Ok(Machine { child, pid, events, requests, console, words })
+    let devices = plan.descriptors.iter().find(|placed| placed.descriptor == Descriptor::Devices);
+    let devices = devices.map(|placed| placed.number);
+    Ok(Machine { child, pid, events, requests, devices, console, words })
 }
 
 impl Machine {
@@ -122,21 +126,17 @@ impl Machine {
         }
     }
 
-    /// Saves the state of the machine to the file it was given as [`Descriptor::Memory`], as QEMU's
-    /// `mapped-ram` migration does: each page at a place of its own, those of zeros left out. The
-    /// machine stands still afterwards and is good for nothing but to be killed.
+    /// Saves the state of everything but the memory to the file it was given as
+    /// [`Descriptor::Devices`]. The machine stands still afterwards, memory and disks as they were at
+    /// that moment, and is good for nothing but to be killed.
     ///
-    /// <https://www.qemu.org/docs/master/devel/migration/mapped-ram.html>
+    /// <https://www.qemu.org/docs/master/devel/migration/main.html>
     ///
     /// # Errors
     /// [`ErrorKind::NotSaved`], in QEMU's words.
     pub async fn save(&mut self) -> Result<()> {
-        let capability = |name: &str| json!({ "capability": name, "state": true });
-        let capabilities = [capability("mapped-ram"), capability("events")];
-        self.execute("migrate-set-capabilities", json!({ "capabilities": capabilities })).await?;
-        // As fast as it goes: without this QEMU is considerate of a network.
-        self.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 })).await?;
-        self.execute("migrate", json!({ "uri": qemu::MEMORY_URI })).await?;
+        self.execute("migrate-set-capabilities", capabilities(&["x-ignore-shared", "events"])).await?;
+        self.execute("migrate", json!({ "uri": qemu::DEVICES_URI })).await?;
         loop {
             match self.next().await? {
                 Change::Event(Event::Saved) => return Ok(()),
@@ -149,7 +149,30 @@ impl Machine {
         Err(not_saved(state["error-desc"].as_str().unwrap_or("no reason is given").to_owned()))
     }
 
-    /// Lets a machine run that was restored to stand still.
+    /// Has the machine's devices restored from what it was given as [`Descriptor::Devices`]; resolves
+    /// when the VMM has taken that up. The future may outlive the borrow of the machine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the VMM does not answer or refuses.
+    pub fn restore(&self) -> impl Future<Output = Result<()>> + use<> {
+        let requests = self.requests.clone();
+        let devices = self.devices;
+        async move {
+            execute(&requests, "migrate-set-capabilities", capabilities(&["x-ignore-shared"])).await?;
+            let devices = devices.ok_or_else(|| Error::new(ErrorKind::InvalidSpec, "this machine is not restored"))?;
+            execute(&requests, "migrate-incoming", json!({ "uri": format!("fd:{devices}") })).await.map(drop)
+        }
+    }
+
+    /// Makes the machine stand still.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the VMM does not answer or refuses.
+    pub async fn pause(&mut self) -> Result<()> {
+        self.execute("stop", json!({})).await.map(drop)
+    }
+
+    /// Lets a machine that stands still go on.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if the VMM does not answer or refuses.
@@ -157,12 +180,8 @@ impl Machine {
         self.execute("cont", json!({})).await.map(drop)
     }
 
-    async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let failed = |words: String| Error::new(ErrorKind::Io, format!("the VMM refused {command}")).source(words);
-        let (asker, answer) = oneshot::channel();
-        let gone = || failed("it does not answer".to_owned());
-        self.requests.send((json!({ "execute": command, "arguments": arguments }), asker)).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?.map_err(failed)
+    async fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
+        execute(&self.requests, command, arguments).await
     }
 
     /// Ends the VMM at once and reaps it. What the guest had not flushed is lost.
@@ -182,6 +201,19 @@ impl Machine {
     pub fn words(&self) -> &Tail {
         &self.words
     }
+}
+
+async fn execute(requests: &mpsc::UnboundedSender<qmp::Request>, command: &str, arguments: Value) -> Result<Value> {
+    let failed = |words: String| Error::new(ErrorKind::Io, format!("the VMM refused {command}")).source(words);
+    let (asker, answer) = oneshot::channel();
+    let gone = || failed("it does not answer".to_owned());
+    requests.send((json!({ "execute": command, "arguments": arguments }), asker)).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?.map_err(failed)
+}
+
+fn capabilities(names: &[&str]) -> Value {
+    let wanted: Vec<Value> = names.iter().map(|name| json!({ "capability": name, "state": true })).collect();
+    json!({ "capabilities": wanted })
 }
 
 fn not_saved(words: String) -> Error {

@@ -60,13 +60,11 @@ pub struct MachineSpec {
 pub enum MachineStart {
     /// It boots.
     Boot,
-    /// It boots, to be saved to [`Descriptor::Memory`].
+    /// It boots, and its devices can be saved to [`Descriptor::Devices`].
     BootToSave,
-    /// It is restored from [`Descriptor::Memory`], which a machine of the same specification was
-    /// saved to, and goes on at once.
+    /// Its memory is filled already, and its devices come from [`Descriptor::Devices`], which those
+    /// of a machine of the same specification were saved to. It goes on as soon as they are there.
     Restore,
-    /// The same, but it stands still until it is told to go on.
-    RestorePaused,
 }
 
 /// What carries the link between host and guest.
@@ -114,9 +112,11 @@ pub enum Descriptor {
     FileDaemon,
     /// The ephemeral disk.
     Scratch,
-    /// The file with the machine's state: open for writing alone to save, for reading alone to
-    /// restore.
+    /// A file in memory that is the machine's own, from [`crate::memory::make`].
     Memory,
+    /// The state of everything but the memory: a file open for writing alone to save, a pipe to
+    /// restore from.
+    Devices,
 }
 
 /// A descriptor and the number it has in the VMM.

@@ -106,6 +106,7 @@ fn settings(text: &mut String) {
 fn events(text: &mut String) {
     let id = "3f2a91c0";
     let template = Way::Template { key: "14b87bafb9e88938752e687a26b34113".to_owned() };
+    let spare = Way::Spare { key: "14b87bafb9e88938752e687a26b34113".to_owned() };
     let reason = "there is no template of this image and shape yet".to_owned();
     let cold = Way::Cold { reason, make_template: true };
     let error = Report {
@@ -121,6 +122,7 @@ fn events(text: &mut String) {
         ("something is built first", JsonEvent::Preparing { message: "making the root image" }),
         ("something is less than it could be", JsonEvent::Warning { message: "no KVM", hint: Some("viv doctor") }),
         ("the machine starts from a template", JsonEvent::Starting { id, way: &template }),
+        ("a machine is taken that stood ready", JsonEvent::Starting { id, way: &spare }),
         ("the machine boots, and why; whether a template is made afterwards", JsonEvent::Starting { id, way: &cold }),
         ("programs can be run", JsonEvent::Ready { id, milliseconds: 250, guest_uptime_ms: 4100 }),
         (

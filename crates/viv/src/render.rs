@@ -22,6 +22,7 @@ pub fn short_key(key: &str) -> &str {
 pub fn way(way: &Way) -> String {
     match way {
         Way::Template { key } => format!("from template {}", short_key(key)),
+        Way::Spare { key } => format!("a spare of template {}", short_key(key)),
         Way::Cold { reason, make_template } => {
             let making = if *make_template { "; one is made in the background" } else { "" };
             format!("cold start: {reason}{making}")

@@ -34,7 +34,7 @@ pub(super) async fn carry<S>(guest: &Guest, stream: &mut S, rest: &[u8], program
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let kills_before = status::out_of_memory_kills();
+    let kills_before = guest.out_of_memory_kills_seen();
     let (reader, writer) = tokio::io::split(stream);
     let (frames, queue) = mpsc::channel(QUEUED_FRAMES);
     let stdin = program.stdin.take();
@@ -123,11 +123,15 @@ async fn finish(
         Ended::Code(code) => (code, None),
         Ended::Signal(signal) => (128 + signal, Some(signal)),
     };
+    let kills = if code == 0 { kills_before } else { guest.look_for_out_of_memory_kills() };
     let report = ExitReport {
         code,
         signal,
-        out_of_memory_kills: status::out_of_memory_kills().saturating_sub(kills_before),
+        out_of_memory_kills: kills.saturating_sub(kills_before),
         scratch_full: status::scratch_full(),
+        // Shares are written through, and what was mapped is written as the last one who maps it
+        // ends. So where no process is left, the kernel holds nothing back.
+        settled: !reaper::reap(),
     };
     // A report of numbers always has a JSON form.
     let report = serde_json::to_vec(&report).unwrap_or_default();

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use viv_link::Link;
-use viv_proto::handshake::FIRST_TOKEN;
+use viv_proto::handshake::{FIRST_TOKEN, Token};
 use viv_proto::message::{Configure, Configured, kind};
-use viv_proto::{CONTROL_PORT, ProtocolError, VsockKey};
+use viv_proto::{CONTROL_PORT, ProtocolError};
 use viv_vmm::LinkCarrier;
 
-use super::children::{Children, LINK_SOCKET, Machinery};
+use super::children::{Children, LINK_SOCKET, MachineState, Machinery};
 use super::clock;
 use super::link::{self, Carrier};
 use crate::error::adopt;
@@ -26,7 +26,12 @@ use crate::{Error, ErrorKind, Plan, Result, TemplateUse};
 /// Where a machine comes from.
 pub(super) enum Source {
     Template(Opened),
-    Cold { reason: String, make_template: bool },
+    Cold {
+        reason: String,
+        make_template: bool,
+    },
+    /// It is up.
+    Spare,
 }
 
 impl Source {
@@ -49,17 +54,19 @@ impl Source {
             (Self::Cold { reason, make_template }, _) => {
                 Way::Cold { reason: reason.clone(), make_template: *make_template }
             }
-            (Self::Template(_), StartPlan::Template(template)) => Way::Template { key: template.key.clone() },
-            (Self::Template(opened), StartPlan::Cold { .. }) => Way::Template { key: opened.id.clone() },
+            (Self::Template(_), start) => Way::Template { key: start.key().to_owned() },
+            (Self::Spare, start) => Way::Spare { key: start.key().to_owned() },
         }
     }
 }
 
 /// A machine that was started, and who keeps its link.
-pub(super) struct Attempt {
-    pub(super) children: Children,
+pub(crate) struct Attempt {
+    pub(crate) children: Children,
     /// What the guest has to say that it was prepared as.
     template: Option<String>,
+    /// Whether that was asked for already.
+    restored: bool,
     keeper: JoinHandle<()>,
     /// Breaks the link on purpose.
     pub(super) cut: mpsc::Sender<()>,
@@ -68,7 +75,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Starts everything; nothing of it has been heard of yet.
+    /// Starts everything for a sandbox; nothing of it has been heard of yet.
     pub(super) fn start(
         plan: &Plan,
         state: &Path,
@@ -76,31 +83,59 @@ impl Attempt {
         run: &RunDirectory,
         publish: watch::Sender<Option<Link>>,
     ) -> Result<Self> {
-        let key: VsockKey = random_bytes();
-        let (vmm, scratch, memory, template, token) = match (source, &plan.start) {
-            (Source::Template(opened), StartPlan::Template(template)) => {
-                let scratch = viv_image::clone_disk(&opened.scratch, state).map_err(adopt)?;
-                (&template.restore, scratch, Some(opened.memory), Some(opened.id), opened.token)
+        let (vmm, scratch, machine, template, token) = match (source, &plan.start) {
+            (Source::Template(Opened { id, token, memory, devices, scratch }), StartPlan::Template(template)) => {
+                let scratch = viv_image::clone_disk(&scratch, state).map_err(adopt)?;
+                (&template.restore, scratch, MachineState::Saved { memory, devices }, Some(id), token)
             }
-            _ => (&plan.vmm, viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?, None, None, FIRST_TOKEN),
+            _ => {
+                let scratch = viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?;
+                (&plan.vmm, scratch, MachineState::Fresh, None, FIRST_TOKEN)
+            }
         };
-        let children = Children::start(Machinery {
+        let machinery = Machinery {
             vmm,
             file_daemon: &plan.file_daemon,
+            shares: Some(&plan.shares),
             link: plan.link,
-            key: &key,
+            key: &random_bytes(),
             scratch,
-            memory,
+            memory_mib: plan.spec.memory_mib,
+            state: machine,
             sockets: &|name| run.socket_path(name),
-        })?;
-        let carrier = match plan.link {
-            LinkCarrier::VirtioSerial => Carrier::Socket(run.socket_path(LINK_SOCKET)),
-            LinkCarrier::Vsock { cid } => Carrier::Vsock { cid, key },
         };
+        Self::launch(machinery, template, token, publish)
+    }
+
+    /// Starts a machine, which will say that it is `template` if it is restored from one, and keeps its
+    /// link, whose first session begins with `token`.
+    pub(crate) fn launch(
+        machinery: Machinery<'_>,
+        template: Option<String>,
+        token: Token,
+        publish: watch::Sender<Option<Link>>,
+    ) -> Result<Self> {
+        let carrier = match machinery.link {
+            LinkCarrier::VirtioSerial => Carrier::Socket((machinery.sockets)(LINK_SOCKET)),
+            LinkCarrier::Vsock { cid } => Carrier::Vsock { cid, key: *machinery.key },
+        };
+        let children = Children::start(machinery)?;
         let (cut, cuts) = mpsc::channel(1);
         let (refuse, refused) = mpsc::channel(1);
         let keeper = tokio::spawn(link::keep(carrier, token, publish, cuts, refuse));
-        Ok(Self { children, template, keeper, cut, refused })
+        Ok(Self { children, template, restored: false, keeper, cut, refused })
+    }
+
+    /// Has the machine restored, if that is where it comes from and has not been done.
+    pub(crate) fn restoration(&mut self) -> impl Future<Output = Result<()>> + use<> {
+        let restored = (self.template.is_some() && !self.restored).then(|| self.children.machine.restore());
+        self.restored = true;
+        async move {
+            match restored {
+                Some(restored) => restored.await.map_err(adopt),
+                None => Ok(()),
+            }
+        }
     }
 
     /// Whether it is restored, so that a cold start may do better.
@@ -110,18 +145,22 @@ impl Attempt {
 
     /// What makes a guest that answers on `link` the sandbox.
     pub(super) fn configuration(
-        &self,
+        &mut self,
         first: &StartLine,
         link: watch::Receiver<Option<Link>>,
     ) -> impl Future<Output = Result<(Configured, Vec<HostMark>)>> + use<> {
         let shares_are_ready = self.children.shares_are_ready();
         let template = self.template.clone();
         let request = request(first);
-        async move { configure(link, shares_are_ready, request, template).await }
+        let restored = self.restoration();
+        async move {
+            restored.await?;
+            configure(link, shares_are_ready, request, template).await
+        }
     }
 
     /// Ends it, and everything that belongs to it.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         self.keeper.abort();
         self.children.end().await;
     }

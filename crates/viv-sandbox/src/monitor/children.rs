@@ -17,10 +17,10 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
-use viv_shares::FileDaemonSpec;
+use viv_shares::{FileDaemonSpec, ShareSpec};
 use viv_vmm::{Change, CommandPlan, Descriptor, LinkCarrier, Machine, Tail};
 
-use super::{FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
+use super::{FILE_DAEMON_INPUT, FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
 use crate::{Error, ErrorKind, Result};
 
@@ -47,6 +47,10 @@ pub(crate) struct Children {
     daemon_words: Tail,
     ready: Option<pipe::Receiver>,
     told_ready: watch::Sender<bool>,
+    /// Where the file daemon waits to be told.
+    tell_shares: Option<UnixStream>,
+    /// Of a machine that is to be saved.
+    memory: Option<File>,
     powered_off: bool,
 }
 
@@ -54,24 +58,39 @@ pub(crate) struct Children {
 pub(crate) struct Machinery<'a> {
     /// The VMM's command.
     pub(crate) vmm: &'a CommandPlan,
-    /// What the file daemon shares.
+    /// How the file daemon serves.
     pub(crate) file_daemon: &'a FileDaemonSpec,
+    /// What it shares; `None` if that is told later.
+    pub(crate) shares: Option<&'a [ShareSpec]>,
     /// What carries the link.
     pub(crate) link: LinkCarrier,
     /// Over vsock, the guest lets in who begins with this.
     pub(crate) key: &'a VsockKey,
     /// The machine's disk.
     pub(crate) scratch: File,
-    /// What its state is saved to or restored from.
-    pub(crate) memory: Option<File>,
+    /// How much memory it has, in MiB.
+    pub(crate) memory_mib: u64,
+    /// What it is saved to or restored from.
+    pub(crate) state: MachineState,
     /// Where its sockets are; one that is there already is replaced.
     pub(crate) sockets: &'a dyn Fn(&str) -> PathBuf,
+}
+
+/// What becomes of a machine's state.
+pub(crate) enum MachineState {
+    /// It begins anew and is lost.
+    Fresh,
+    /// That of its devices is saved here.
+    ToSave { devices: File },
+    /// It is restored from these files, read-only.
+    Saved { memory: File, devices: File },
 }
 
 impl Children {
     /// Starts both. They are ready when the guest answers, or one of them ends.
     pub(crate) fn start(machinery: Machinery<'_>) -> Result<Self> {
-        let Machinery { vmm, file_daemon, link, key, scratch, memory, sockets } = machinery;
+        let Machinery { vmm, file_daemon, shares: to_share, link, key, scratch, memory_mib, state, sockets } =
+            machinery;
         if link != LinkCarrier::VirtioSerial {
             append_key(&scratch, key).map_err(io("the scratch disk could not be written"))?;
         }
@@ -84,16 +103,48 @@ impl Children {
         let shares = listen(SHARES_SOCKET)?;
         let to_shares = UnixStream::connect(sockets(SHARES_SOCKET));
         let to_shares = to_shares.map_err(io("the sandbox's sockets could not be made"))?;
-        let (file_daemon, ready, daemon_words) = start_file_daemon(file_daemon, shares.into())?;
-        let mut descriptors: BTreeMap<Descriptor, OwnedFd> =
-            BTreeMap::from([(Descriptor::Scratch, scratch.into()), (Descriptor::FileDaemon, to_shares.into())]);
-        descriptors.extend(memory.map(|memory| (Descriptor::Memory, memory.into())));
+        let (input, tell_shares) = input(file_daemon, to_share)?;
+        let (file_daemon, ready, daemon_words) = start_file_daemon(input, shares.into())?;
+        let memory = viv_vmm::memory::make(memory_mib << 20).map_err(io("the machine's memory could not be made"))?;
+        let kept = match &state {
+            MachineState::ToSave { .. } => Some(memory.try_clone().map_err(io("a descriptor could not be copied"))?),
+            _ => None,
+        };
+        let devices = match state {
+            MachineState::Fresh => None,
+            MachineState::ToSave { devices } => Some(devices.into()),
+            MachineState::Saved { memory: saved, devices } => Some(restore(&memory, saved, devices)?),
+        };
+        let mut descriptors: BTreeMap<Descriptor, OwnedFd> = BTreeMap::from([
+            (Descriptor::Memory, memory.into()),
+            (Descriptor::Scratch, scratch.into()),
+            (Descriptor::FileDaemon, to_shares.into()),
+        ]);
+        descriptors.extend(devices.map(|devices| (Descriptor::Devices, devices)));
         if link == LinkCarrier::VirtioSerial {
             descriptors.insert(Descriptor::LinkListener, listen(LINK_SOCKET)?.into());
         }
         let machine = viv_vmm::launch(vmm, descriptors).map_err(adopt)?;
         let (told_ready, _) = watch::channel(false);
-        Ok(Self { machine, file_daemon, daemon_words, ready: Some(ready), told_ready, powered_off: false })
+        Ok(Self {
+            machine,
+            file_daemon,
+            daemon_words,
+            ready: Some(ready),
+            told_ready,
+            tell_shares,
+            memory: kept,
+            powered_off: false,
+        })
+    }
+
+    /// Tells the file daemon what it shares.
+    pub(crate) fn tell_shares(&mut self, shares: &[ShareSpec]) -> Result<()> {
+        let failed = || io("the file daemon could not be told its shares");
+        let line = viv_shares::shares_line(shares).map_err(adopt)?;
+        let mut stream = self.tell_shares.take().ok_or_else(|| failed()(std::io::ErrorKind::NotConnected.into()))?;
+        // It reads as soon as there is something, so that this takes no time worth a thread.
+        stream.write_all(line.as_bytes()).map_err(failed())
     }
 
     /// Becomes true once the shares are there. Only as long as someone waits for trouble.
@@ -180,6 +231,15 @@ impl Children {
         with_lines(error, lines)
     }
 
+    /// Saves the machine, which stands still afterwards: its devices to where it was told, and its
+    /// memory to an empty file.
+    pub(crate) async fn save(&mut self, memory: &File) -> Result<()> {
+        self.machine.save().await.map_err(adopt)?;
+        let used =
+            self.memory.take().ok_or_else(|| Error::new(ErrorKind::Monitor, "this machine is not to be saved"))?;
+        viv_vmm::memory::save(&used, memory).map_err(io("the machine's memory could not be saved"))
+    }
+
     /// Ends both and reaps them.
     pub(crate) async fn end(&mut self) {
         self.machine.kill().await;
@@ -188,6 +248,27 @@ impl Children {
             let _ = self.file_daemon.kill().await;
         }
     }
+}
+
+/// Fills a machine's memory and then lets its VMM have the state of its devices, which it waits for:
+/// the VMM starts meanwhile. Returns where it is to be read.
+fn restore(memory: &File, saved: File, mut devices: File) -> Result<OwnedFd> {
+    /// More would wait for each other in the kernel.
+    const MOST_THREADS: usize = 4;
+    let failed = || io("the machine's memory could not be restored");
+    let memory = memory.try_clone().map_err(failed())?;
+    let (reader, writer) = std::io::pipe().map_err(failed())?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    std::thread::Builder::new()
+        .name("viv-restore".to_owned())
+        .spawn(move || {
+            let mut writer = writer;
+            // Without its devices' state the VMM ends, which is noticed and says why.
+            let _ =
+                viv_vmm::memory::fill(&memory, &saved, threads).and_then(|()| std::io::copy(&mut devices, &mut writer));
+        })
+        .map_err(failed())?;
+    Ok(reader.into())
 }
 
 /// The lines from the one that says why, or else the last ones: a kernel's register dump and trace
@@ -233,16 +314,30 @@ async fn not_ready(ready: &mut Option<pipe::Receiver>, told: &watch::Sender<bool
     std::future::pending().await
 }
 
-fn start_file_daemon(spec: &FileDaemonSpec, listener: OwnedFd) -> Result<(Child, pipe::Receiver, Tail)> {
+/// What the file daemon reads its two lines from, and where the second is written if it is not known.
+fn input(spec: &FileDaemonSpec, shares: Option<&[ShareSpec]>) -> Result<(OwnedFd, Option<UnixStream>)> {
+    let failed = || io("the file daemon could not be told how to serve");
+    if let Some(shares) = shares {
+        let told = viv_shares::shares_line(shares).map_err(adopt)?;
+        return Ok((memory_file((spec.line() + &told).as_bytes()).map_err(failed())?.into(), None));
+    }
+    let (theirs, mut ours) = UnixStream::pair().map_err(failed())?;
+    ours.write_all(spec.line().as_bytes()).map_err(failed())?;
+    Ok((theirs.into(), Some(ours)))
+}
+
+/// Starts the file daemon, which reads its two lines from `input`: a file that has both, or the other
+/// end of a socket that is written to when the shares are known (see `viv_shares::serve`).
+fn start_file_daemon(input: OwnedFd, listener: OwnedFd) -> Result<(Child, pipe::Receiver, Tail)> {
     let failed = || io("the file daemon could not be started");
     let (ready, ready_writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed()(error.into()))?;
-    let input = memory_file(&serde_json::to_vec(spec).map_err(|error| failed()(error.into()))?).map_err(failed())?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("internal-file-daemon").env_clear();
-    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command
         .fd_mappings(vec![
+            FdMapping { parent_fd: input, child_fd: FILE_DAEMON_INPUT },
             FdMapping { parent_fd: listener, child_fd: FILE_DAEMON_LISTENER },
             FdMapping { parent_fd: ready_writer, child_fd: FILE_DAEMON_READY },
         ])

@@ -51,13 +51,22 @@ enum End {
     Broken(Error),
 }
 
-pub(super) async fn run(client: UnixStream) -> ExitCode {
+/// A machine that is up, and its link.
+pub(crate) struct Spare {
+    pub(crate) attempt: Attempt,
+    pub(crate) publish: watch::Sender<Option<Link>>,
+}
+
+/// Owns a sandbox for the client at the other end, from its first line on. `ready` gives a machine that
+/// is up already, if there is one that fits.
+pub(crate) async fn run(client: UnixStream, ready: impl AsyncFnOnce(&StartLine) -> Option<Spare>) -> ExitCode {
     let (mut lines, mut writer) = wire::split(client);
     let Some(ToMonitor::Start(first)) = lines.next().await else {
         return ExitCode::from(125);
     };
     let mut waiting = Vec::new();
-    let outcome = live(&first, &mut lines, &mut writer, &mut waiting).await;
+    let spare = ready(&first).await;
+    let outcome = live(&first, spare, &mut lines, &mut writer, &mut waiting).await;
     if let Err(error) = &outcome {
         // The client may be gone, which is one of the reasons to be here.
         let _ = wire::send(&mut writer, &FromMonitor::Failed(Report::from(error))).await;
@@ -70,6 +79,7 @@ pub(super) async fn run(client: UnixStream) -> ExitCode {
 
 async fn live(
     first: &StartLine,
+    spare: Option<Spare>,
     lines: &mut Lines<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     waiting: &mut Vec<UnixStream>,
@@ -80,9 +90,12 @@ async fn live(
     let run = RunDirectory::create(&first.paths, &record)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
-    let mut source = Source::choose(plan, &store);
-
-    let (publish, current) = watch::channel(None);
+    let (publish, mut ready) = match spare {
+        Some(Spare { attempt, publish }) => (publish, Some(attempt)),
+        None => (watch::channel(None).0, None),
+    };
+    let mut source = if ready.is_some() { Source::Spare } else { Source::choose(plan, &store) };
+    let current = publish.subscribe();
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
     let mut server = Some((Server { current: current.clone(), configured: is_configured, commands }, listener));
@@ -90,7 +103,11 @@ async fn live(
     let mut life = Life { lines, waiting, current, commands: command_queue, clock: None };
     let outcome = loop {
         let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
-        let mut attempt = Attempt::start(plan, &first.paths.state, source, &run, publish.clone())?;
+        let is_spare = ready.is_some();
+        let mut attempt = match ready.take() {
+            Some(attempt) => attempt,
+            None => Attempt::start(plan, &first.paths.state, source, &run, publish.clone())?,
+        };
         marks.push(HostMark::now("started"));
         record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
         run.write(&record)?;
@@ -110,6 +127,10 @@ async fn live(
             Err(End::Broken(error)) if attempt.is_restored() && *error.kind() != ErrorKind::HostDiskFull => {
                 attempt.end().await;
                 publish.send_replace(None);
+                if is_spare {
+                    source = Source::choose(plan, &store);
+                    continue;
+                }
                 if let StartPlan::Template(template) = &plan.start {
                     // What cannot be removed is dropped by the next start that cannot use it.
                     let _ = store.remove(&template.key);
@@ -192,6 +213,7 @@ impl Life<'_> {
                 }
                 message = self.lines.next::<ToMonitor>() => match message {
                     Some(ToMonitor::Stop) => return End::Stop,
+                    Some(ToMonitor::End) => return End::Kill,
                     Some(ToMonitor::Start(_)) => {}
                     None => return End::Abandoned,
                 },

@@ -16,7 +16,7 @@
 pub(crate) mod attempt;
 pub(crate) mod children;
 mod clock;
-mod life;
+pub(crate) mod life;
 mod link;
 mod server;
 
@@ -25,6 +25,9 @@ use std::process::ExitCode;
 
 use crate::sys::inherited;
 use crate::wire::MONITOR_DESCRIPTOR;
+
+/// Where the file daemon is told how to serve and what, in its process.
+const FILE_DAEMON_INPUT: i32 = 5;
 
 /// The file daemon's listening socket, in its process.
 const FILE_DAEMON_LISTENER: i32 = 3;
@@ -45,22 +48,22 @@ pub fn monitor_main() -> ExitCode {
     };
     runtime.block_on(async {
         match tokio::net::UnixStream::from_std(socket.into()) {
-            Ok(client) => life::run(client).await,
+            Ok(client) => life::run(client, async |_: &_| None).await,
             Err(_) => ExitCode::from(125),
         }
     })
 }
 
-/// The file daemon's entry point: `viv internal-file-daemon`, started by a monitor with its
-/// specification as standard input.
+/// The file daemon's entry point: `viv internal-file-daemon`, started by a monitor with three
+/// descriptors beyond the standard ones.
 #[must_use]
 pub fn file_daemon_main() -> ExitCode {
     let serve = || -> Result<(), ()> {
         let listener: OwnedFd = inherited(FILE_DAEMON_LISTENER).map_err(drop)?;
         let ready = inherited(FILE_DAEMON_READY).map_err(drop)?;
-        let spec = serde_json::from_reader(std::io::stdin().lock()).map_err(drop)?;
+        let input = inherited(FILE_DAEMON_INPUT).map_err(drop)?;
         // The error is told through `ready`, or seen by the VMM as a closed connection.
-        viv_shares::serve(&spec, listener, ready).map_err(drop)
+        viv_shares::serve(input, listener, ready).map_err(drop)
     };
     serve().map_or(ExitCode::from(125), |()| ExitCode::SUCCESS)
 }

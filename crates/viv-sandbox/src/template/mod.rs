@@ -5,7 +5,7 @@
 //!        │                                 guest, runs a program to warm it up, saves it
 //!        ▼                                   │
 //!   the user's program                       ▼
-//!                             templates/<key>/{template.json, memory, scratch}
+//!                             templates/<key>/{template.json, memory, devices, scratch}
 //!                                            │ open, stamps equal
 //!  next start ───────────────────────────────┴──► VMM restored, own copy of scratch ──► `configure`
 //! ```
@@ -30,12 +30,13 @@ use viv_vmm::CommandPlan;
 
 pub use judge::TemplateJudge;
 pub(crate) use key::{Ingredients, plan};
+pub(crate) use make::run_to_the_end;
 pub use make::{MakeEvent, MakeRequest, make, make_in_background, maker_main};
 pub(crate) use store::{Opened, Store};
 pub use store::{Pruned, TemplateInfo, list_templates, prune_templates, remove_template};
 
 /// Changes with what a template is.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// How a template is made and used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,8 @@
 //! cache/templates/            0700
 //!   <key>/                    0700, appears and disappears by a rename
 //!     template.json           0600: what it is; its time of modification is that of its last use
-//!     memory                  0600, sparse: the machine's state
+//!     memory                  0600, sparse: the machine's memory
+//!     devices                 0600: the state of its devices
 //!     scratch                 0600, sparse: its disk
 //!   .new-<key>-<random>/      one on its way; the maker holds the lock of its file `lock`
 //!   .lock-<key>               held by the maker
@@ -31,6 +32,7 @@ use crate::{Error, ErrorKind, Paths, Result};
 
 const DESCRIPTION: &str = "template.json";
 pub(super) const MEMORY: &str = "memory";
+pub(super) const DEVICES: &str = "devices";
 pub(super) const SCRATCH: &str = "scratch";
 const LOCK: &str = "lock";
 
@@ -67,6 +69,7 @@ pub(super) struct Description {
     pub ingredients: Ingredients,
     pub files: Vec<PathBuf>,
     pub memory: Content,
+    pub devices: Content,
     pub scratch: Content,
 }
 
@@ -105,6 +108,7 @@ pub(crate) struct Opened {
     pub(crate) id: String,
     pub(crate) token: Token,
     pub(crate) memory: File,
+    pub(crate) devices: File,
     pub(crate) scratch: File,
 }
 
@@ -151,6 +155,12 @@ impl Store {
         })
     }
 
+    /// What the guest of a template says it is; `None` if there is no such template.
+    pub(crate) fn id_of(&self, key: &str) -> Option<String> {
+        let text = fs::read(self.directory(key).join(DESCRIPTION)).ok()?;
+        serde_json::from_slice::<Description>(&text).ok().map(|known| known.id)
+    }
+
     fn none(&self, plan: &TemplatePlan) -> Miss {
         let failure = fs::read(self.failure_path(&plan.key)).ok();
         let failure = failure.and_then(|text| serde_json::from_slice::<Failure>(&text).ok());
@@ -175,9 +185,14 @@ impl Store {
         let mut token = Token::default();
         hex::decode_to_slice(&known.link_token, &mut token).map_err(|error| error.to_string())?;
         let memory = File::from(open_within(directory, MEMORY, OFlags::RDONLY).map_err(words)?);
+        let devices = File::from(open_within(directory, DEVICES, OFlags::RDONLY).map_err(words)?);
         let scratch = File::from(open_within(directory, SCRATCH, OFlags::RDONLY).map_err(words)?);
         let mut restamped = false;
-        for (name, file, content) in [(MEMORY, &memory, &mut known.memory), (SCRATCH, &scratch, &mut known.scratch)] {
+        for (name, file, content) in [
+            (MEMORY, &memory, &mut known.memory),
+            (DEVICES, &devices, &mut known.devices),
+            (SCRATCH, &scratch, &mut known.scratch),
+        ] {
             let stamp = Stamp::of_file(file).map_err(words)?;
             if stamp == content.stamp {
                 continue;
@@ -198,7 +213,7 @@ impl Store {
             // Only for who looks which are used.
             let _ = description.set_modified(SystemTime::now());
         }
-        Ok(Opened { id: known.id, token, memory, scratch })
+        Ok(Opened { id: known.id, token, memory, devices, scratch })
     }
 
     /// Replaces a description, whole.
@@ -313,6 +328,7 @@ impl Store {
             ingredients: plan.ingredients.clone(),
             files: plan.files.clone(),
             memory: content(MEMORY).map_err(failed())?,
+            devices: content(DEVICES).map_err(failed())?,
             scratch: content(SCRATCH).map_err(failed())?,
         };
         self.describe(staged, &description).map_err(failed())?;

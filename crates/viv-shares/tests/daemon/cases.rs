@@ -1,20 +1,14 @@
 //! The tests.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
 
 use libc::{EBUSY, EINVAL, ENOENT, ENOSYS, EPERM, EROFS, ESTALE, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
-use viv_shares::{FileDaemonSpec, ShareSpec, parse_ready};
+use rustix::process::geteuid;
+use viv_shares::ShareSpec;
 
 use crate::guest::{Daemon, Guest, ORDINARY, User};
-
-/// Set in the environment of the process that starts a daemon and waits: the specification.
-pub const OWNER_VARIABLE: &str = "VIV_SHARES_TEST_OWNER";
 
 const MODE: u32 = 1;
 const UID_AND_GID: u32 = 2 | 4;
@@ -37,15 +31,13 @@ pub const ALL: &[(&str, fn())] = &[
     ("cached_data_is_kept_while_it_is_true", cached_data_is_kept_while_it_is_true),
     ("failures_have_their_kinds", failures_have_their_kinds),
     ("no_rights_are_left", no_rights_are_left),
-    ("it_dies_with_its_owner", it_dies_with_its_owner),
     ("it_ends_with_its_vmm", it_ends_with_its_vmm),
 ];
 
 /// Whether this environment allows what the daemon needs at all.
 pub fn namespaces_work() -> bool {
     let host = Host::new(User::Current);
-    let daemon = Daemon::start(&host.spec(vec![host.share("0", "", false, &[])]), User::Current, None);
-    match parse_ready(&daemon.ready) {
+    match Daemon::start(&[host.share("0", "", false, &[])], User::Current, None).ready() {
         Err(report) if report.kind == "namespace_denied" => false,
         Err(report) => panic!("{report:?}"),
         Ok(()) => true,
@@ -53,20 +45,20 @@ pub fn namespaces_work() -> bool {
 }
 
 /// A directory of the host, of the user who runs the daemon.
-struct Host {
+pub struct Host {
     directory: tempfile::TempDir,
-    user: User,
+    pub user: User,
 }
 
 impl Host {
-    fn new(user: User) -> Self {
+    pub fn new(user: User) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = Self { directory, user };
         host.own("");
         host
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
     }
 
@@ -76,7 +68,7 @@ impl Host {
         }
     }
 
-    fn file(&self, path: &str, contents: &str) -> PathBuf {
+    pub fn file(&self, path: &str, contents: &str) -> PathBuf {
         self.make_parent(path);
         fs::write(self.path(path), contents).unwrap();
         self.own(path);
@@ -89,7 +81,7 @@ impl Host {
         }
     }
 
-    fn directory(&self, path: &str) -> PathBuf {
+    pub fn directory(&self, path: &str) -> PathBuf {
         if !self.path(path).exists() {
             self.make_parent(path);
             fs::DirBuilder::new().mode(0o755).create(self.path(path)).unwrap();
@@ -98,17 +90,13 @@ impl Host {
         self.path(path)
     }
 
-    fn share(&self, entry: &str, path: &str, read_only: bool, protect: &[&str]) -> ShareSpec {
+    pub fn share(&self, entry: &str, path: &str, read_only: bool, protect: &[&str]) -> ShareSpec {
         let protect = protect.iter().map(PathBuf::from).collect();
         ShareSpec { entry: entry.to_owned(), source: self.path(path), read_only, protect }
     }
 
-    fn spec(&self, shares: Vec<ShareSpec>) -> FileDaemonSpec {
-        FileDaemonSpec { shares, guest_uid: 1000, guest_gid: 1001, thread_pool: 0 }
-    }
-
     fn guest(&self, shares: Vec<ShareSpec>) -> Guest {
-        Guest::connect(Daemon::start(&self.spec(shares), self.user, None))
+        Guest::connect(Daemon::start(&shares, self.user, None))
     }
 
     fn mode(&self, path: &str) -> u32 {
@@ -117,7 +105,7 @@ impl Host {
 }
 
 /// A guest with one writable share for each kind of user, in turn.
-fn for_each_user(test: impl Fn(&Host)) {
+pub fn for_each_user(test: impl Fn(&Host)) {
     test(&Host::new(User::Current));
     if geteuid().is_root() {
         test(&Host::new(User::Ordinary));
@@ -364,9 +352,9 @@ fn nothing_else_is_visible() {
         host.file("work/file", "x");
         let guest = host.guest(vec![host.share("0", "work", false, &[])]);
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", guest.daemon.child.id())).unwrap();
-        let places: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-        assert_eq!(places.len(), 2, "{mounts}");
-        assert!(places.contains(&"/") && places.contains(&"/0"));
+        let mut places: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+        places.sort_unstable();
+        assert_eq!(places, ["/", "/shares", "/shares/0"], "{mounts}");
         for line in mounts.lines() {
             // Without such a field, no mount made on the host reaches this namespace.
             assert!(!line.contains("master:") && !line.contains("shared:"), "{line}");
@@ -383,8 +371,8 @@ fn few_descriptors_are_enough_for_many_files() {
                 host.file(&format!("work/{directory}/{file}"), &format!("{directory} {file}"));
             }
         }
-        let spec = host.spec(vec![host.share("0", "work", false, &[])]);
-        let mut guest = Guest::connect(Daemon::start(&spec, host.user, Some(300)));
+        let shares = [host.share("0", "work", false, &[])];
+        let mut guest = Guest::connect(Daemon::start(&shares, host.user, Some(300)));
         let share = guest.walk("0").unwrap().id;
         let mut files = Vec::new();
         for directory in 0..20 {
@@ -418,8 +406,8 @@ fn a_file_is_found_again_or_is_stale() {
         for file in 0..400 {
             host.file(&format!("work/many/{file}"), "");
         }
-        let spec = host.spec(vec![host.share("0", "work", false, &[])]);
-        let mut guest = Guest::connect(Daemon::start(&spec, host.user, Some(300)));
+        let shares = [host.share("0", "work", false, &[])];
+        let mut guest = Guest::connect(Daemon::start(&shares, host.user, Some(300)));
         let share = guest.walk("0").unwrap().id;
         let deep = guest.walk("0/deep").unwrap().id;
         let node = |guest: &mut Guest, path: &str| guest.walk(&format!("0/{path}")).unwrap().id;
@@ -496,10 +484,7 @@ fn failures_have_their_kinds() {
         host.file("closed/inside/file", "x");
         fs::set_permissions(host.path("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, host.path("fifo"), rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
-        let report = |share: ShareSpec| {
-            let daemon = Daemon::start(&host.spec(vec![share]), host.user, None);
-            parse_ready(&daemon.ready).unwrap_err()
-        };
+        let report = |share: ShareSpec| Daemon::start(&[share], host.user, None).ready().unwrap_err();
         let missing = report(host.share("0", "nowhere", false, &[]));
         assert_eq!(missing.kind, "source_missing");
         assert!(missing.message.contains("nowhere") && missing.causes[0].contains("No such file"), "{missing:?}");
@@ -513,8 +498,7 @@ fn failures_have_their_kinds() {
         }
         // So that it can be removed.
         fs::set_permissions(host.path("closed"), fs::Permissions::from_mode(0o755)).unwrap();
-        let daemon = Daemon::start(&host.spec(vec![host.share("0", "work", false, &[])]), host.user, Some(100));
-        let few = parse_ready(&daemon.ready);
+        let few = Daemon::start(&[host.share("0", "work", false, &[])], host.user, Some(100)).ready();
         // Root raises its own limit.
         assert!(host.user == User::Current || few.unwrap_err().kind == "open_files");
     });
@@ -523,8 +507,15 @@ fn failures_have_their_kinds() {
 fn no_rights_are_left() {
     for_each_user(|host| {
         host.file("work/file", "x");
-        let guest = host.guest(vec![host.share("0", "work", false, &[])]);
-        let status = guest.daemon.status();
+        has_no_rights(&host.guest(vec![host.share("0", "work", false, &[])]).daemon);
+    });
+}
+
+/// What must be true of a daemon from the moment it can be talked to.
+pub fn has_no_rights(daemon: &Daemon) {
+    // Every thread of it: some are older than others.
+    for thread in fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             line.trim_start_matches(':').trim().to_owned()
@@ -535,40 +526,11 @@ fn no_rights_are_left() {
         }
         assert_eq!((field("CapInh"), field("CapAmb")), (format!("{:016x}", 0), format!("{:016x}", 0)));
         assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".to_owned(), "2".to_owned()));
-        let namespace = |of: &str, kind: &str| fs::read_link(format!("/proc/{of}/ns/{kind}")).unwrap();
-        let daemon = guest.daemon.child.id().to_string();
-        for kind in ["user", "mnt", "net", "ipc", "uts"] {
-            assert_ne!(namespace(&daemon, kind), namespace("self", kind), "{kind}");
-        }
-    });
-}
-
-/// The process that starts a daemon, tells its id and waits to be killed.
-pub fn owner(spec: &str) -> ExitCode {
-    let daemon = Daemon::start(&serde_json::from_str(spec).unwrap(), User::Current, None);
-    println!("{}", daemon.child.id());
-    let _ = std::io::stdin().read(&mut [0]);
-    ExitCode::SUCCESS
-}
-
-fn it_dies_with_its_owner() {
-    let host = Host::new(User::Current);
-    let spec = host.spec(vec![host.share("0", "", false, &[])]);
-    let mut owner = Command::new("/proc/self/exe")
-        .env(OWNER_VARIABLE, serde_json::to_string(&spec).unwrap())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(owner.stdout.take().unwrap()), &mut line).unwrap();
-    let daemon = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
-    let daemon = pidfd_open(daemon, PidfdFlags::empty()).unwrap();
-    owner.kill().unwrap();
-    owner.wait().unwrap();
-    let ten_seconds = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
-    let ended = poll(&mut [PollFd::new(&daemon, PollFlags::IN)], Some(&ten_seconds)).unwrap();
-    assert_eq!(ended, 1, "the daemon outlived its owner");
+    }
+    let namespace = |of: &str, kind: &str| fs::read_link(format!("/proc/{of}/ns/{kind}")).unwrap();
+    for kind in ["user", "mnt", "net", "ipc", "uts"] {
+        assert_ne!(namespace(&daemon.child.id().to_string(), kind), namespace("self", kind), "{kind}");
+    }
 }
 
 fn it_ends_with_its_vmm() {

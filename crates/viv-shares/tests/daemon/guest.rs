@@ -2,8 +2,8 @@
 //! that it can send what no guest's kernel would.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -12,14 +12,16 @@ use std::process::{Child, Command, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use viv_shares::FileDaemonSpec;
+use viv_shares::{FileDaemonSpec, ShareSpec, shares_line};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Set in the environment of the process that becomes the daemon: the specification.
-pub const SPEC_VARIABLE: &str = "VIV_SHARES_TEST_SPEC";
+/// Set in the environment of the process that becomes the daemon.
+pub const DAEMON_VARIABLE: &str = "VIV_SHARES_TEST_DAEMON";
 /// Also set there: the limit of open files to begin with.
 pub const OPEN_FILES_VARIABLE: &str = "VIV_SHARES_TEST_OPEN_FILES";
 
@@ -35,26 +37,41 @@ pub enum User {
 /// The ids of the ordinary user; nobody in particular.
 pub const ORDINARY: u32 = 54_321;
 
+/// What every daemon is told first.
+pub const SPEC: FileDaemonSpec = FileDaemonSpec { guest_uid: 1000, guest_gid: 1001, thread_pool: 0 };
+
 /// A daemon, and the socket on which it listens.
 pub struct Daemon {
     pub child: Child,
-    pub ready: String,
+    /// Where it is told; closed when it has been told all.
+    input: Option<UnixStream>,
+    ready: BufReader<File>,
     socket: std::path::PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Daemon {
-    /// Starts a daemon and waits until it is ready, or says that it is not.
-    pub fn start(spec: &FileDaemonSpec, user: User, open_files: Option<u64>) -> Self {
+    /// Starts a daemon and tells it its shares.
+    pub fn start(shares: &[ShareSpec], user: User, open_files: Option<u64>) -> Self {
+        let mut daemon = Self::begin(user, open_files);
+        daemon.say(&(SPEC.line() + &shares_line(shares).unwrap()));
+        daemon.hush();
+        daemon
+    }
+
+    /// Starts a daemon and tells it nothing yet.
+    pub fn begin(user: User, open_files: Option<u64>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("fs.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let (ready, ready_writer) = rustix::pipe::pipe().unwrap();
+        let (ready, ready_writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (input, input_reader) = UnixStream::pair().unwrap();
         let mut command = Command::new("/proc/self/exe");
         command
-            .env(SPEC_VARIABLE, serde_json::to_string(spec).unwrap())
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
-            .stdout(Stdio::from(ready_writer));
+            .env(DAEMON_VARIABLE, "1")
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::from(ready_writer))
+            .stderr(Stdio::from(OwnedFd::from(input_reader)));
         if let Some(limit) = open_files {
             command.env(OPEN_FILES_VARIABLE, limit.to_string());
         }
@@ -64,14 +81,43 @@ impl Daemon {
         let child = command.spawn().unwrap();
         // The command holds the write end of the pipe: without it, the line ends with the daemon.
         drop(command);
-        let mut line = String::new();
-        BufReader::new(File::from(ready)).read_line(&mut line).unwrap();
-        Self { child, ready: line, socket, _directory: directory }
+        let ready = BufReader::new(File::from(ready));
+        Self { child, input: Some(input), ready, socket, _directory: directory }
     }
 
-    pub fn status(&self) -> String {
-        std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap()
+    /// Writes to its input.
+    pub fn say(&mut self, text: &str) {
+        // A daemon that has failed by now says why elsewhere.
+        let _ = self.input.as_mut().unwrap().write_all(text.as_bytes());
     }
+
+    /// Ends its input.
+    pub fn hush(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits for the line that says how the start went.
+    pub fn ready(&mut self) -> Result<(), viv_error::Report> {
+        let mut line = String::new();
+        self.ready.read_line(&mut line).unwrap();
+        viv_shares::parse_ready(&line)
+    }
+}
+
+/// The processes that process `id` has started, by name, as descriptors that tell of their end.
+pub fn children_of(id: u32) -> Vec<(String, OwnedFd)> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let Ok(child) = entry.unwrap().file_name().to_string_lossy().parse() else { continue };
+        // Processes of others come and go.
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{child}/status")) else { continue };
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        if field("PPid:") == id.to_string() {
+            let process = pidfd_open(Pid::from_raw(child).unwrap(), PidfdFlags::empty()).unwrap();
+            children.push((field("Name:").to_owned(), process));
+        }
+    }
+    children
 }
 
 impl Drop for Daemon {
@@ -107,8 +153,15 @@ pub struct Guest {
 pub type Answer = Result<Vec<u8>, i32>;
 
 impl Guest {
-    pub fn connect(daemon: Daemon) -> Self {
-        assert_eq!(viv_shares::parse_ready(&daemon.ready), Ok(()), "the daemon is not ready");
+    pub fn connect(mut daemon: Daemon) -> Self {
+        assert_eq!(daemon.ready(), Ok(()), "the daemon is not ready");
+        let mut guest = Self::attach(daemon);
+        guest.mount();
+        guest
+    }
+
+    /// Connects, whether the daemon is ready or not.
+    pub fn attach(daemon: Daemon) -> Self {
         let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
         memory.set_len(MEMORY_BYTES).unwrap();
         let mut frontend = Frontend::from_stream(UnixStream::connect(&daemon.socket).unwrap(), 2);
@@ -126,7 +179,8 @@ impl Guest {
         assert_eq!(offered & wanted, wanted);
         frontend.set_features(wanted).unwrap();
         frontend.get_protocol_features().unwrap();
-        frontend.set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK).unwrap();
+        let features = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::DEVICE_STATE;
+        frontend.set_protocol_features(features).unwrap();
         let region = VhostUserMemoryRegionInfo {
             guest_phys_addr: 0,
             memory_size: MEMORY_BYTES,
@@ -152,9 +206,7 @@ impl Guest {
             frontend.set_vring_kick(queue, &kick.try_clone().unwrap()).unwrap();
             frontend.set_vring_enable(queue, queue == 1).unwrap();
         }
-        let mut guest = Self { daemon, memory, frontend, kick, call, sent: 0, unique: 0 };
-        guest.initialise();
-        guest
+        Self { daemon, memory, frontend, kick, call, sent: 0, unique: 0 }
     }
 
     /// Hangs up, as a VMM that ends does; how the daemon ended then.
@@ -164,7 +216,14 @@ impl Guest {
         daemon.child.wait().unwrap()
     }
 
-    fn initialise(&mut self) {
+    /// Moves the state of the device, as a VMM does that is saved or restored.
+    pub fn transfer(&self, direction: VhostTransferStateDirection, file: OwnedFd) {
+        self.frontend.set_device_state_fd(direction, VhostTransferStatePhase::STOPPED, file).unwrap();
+        self.frontend.check_device_state().unwrap();
+    }
+
+    /// What a guest's kernel asks first when it mounts the device.
+    pub fn mount(&mut self) {
         const SUBMOUNTS: u32 = 1 << 27;
         let body: Vec<u8> = [7_u32, 38, 0x2_0000, SUBMOUNTS].iter().flat_map(|word| word.to_le_bytes()).collect();
         self.request(26, 0, &[&body]).unwrap();

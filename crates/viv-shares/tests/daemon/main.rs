@@ -4,6 +4,7 @@
 
 mod cases;
 mod guest;
+mod later;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -11,18 +12,18 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 fn main() -> ExitCode {
-    if let Ok(spec) = std::env::var(guest::SPEC_VARIABLE) {
-        return daemon(&spec);
+    if std::env::var_os(guest::DAEMON_VARIABLE).is_some() {
+        return daemon();
     }
-    if let Ok(spec) = std::env::var(cases::OWNER_VARIABLE) {
-        return cases::owner(&spec);
+    if let Ok(shares) = std::env::var(later::OWNER_VARIABLE) {
+        return later::owner(&shares);
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     // What the harness of Rust and nextest agree on.
     if has("--list") {
         if !has("--ignored") {
-            cases::ALL.iter().for_each(|(name, _)| println!("{name}: test"));
+            all().for_each(|(name, _)| println!("{name}: test"));
         }
         return ExitCode::SUCCESS;
     }
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
-    for (name, test) in cases::ALL {
+    for (name, test) in all() {
         let runs =
             wanted.is_none_or(|wanted| if has("--exact") { wanted == name } else { name.contains(wanted.as_str()) });
         if runs {
@@ -43,20 +44,21 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The daemon's process: listens on its standard input, is ready on its standard output.
-fn daemon(spec: &str) -> ExitCode {
+/// All tests, by name.
+fn all() -> impl Iterator<Item = &'static (&'static str, fn())> {
+    cases::ALL.iter().chain(later::ALL)
+}
+
+/// The daemon's process: listens on its standard input, is ready on its standard output, and is told what to do on its
+/// standard error. Nothing of the three is open in any other process of the tests.
+fn daemon() -> ExitCode {
     if let Ok(limit) = std::env::var(guest::OPEN_FILES_VARIABLE) {
         let limit = limit.parse().ok();
         setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
     }
     let listener = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let ready = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
-    let spec = serde_json::from_str(spec).unwrap();
-    match viv_shares::serve(&spec, listener, ready) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:?}");
-            ExitCode::FAILURE
-        }
-    }
+    let input = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+    // The error is told through `ready`.
+    viv_shares::serve(input, listener, ready).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }

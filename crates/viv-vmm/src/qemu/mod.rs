@@ -2,5 +2,5 @@
 
 mod plan;
 
-pub(crate) use plan::MEMORY_URI;
+pub(crate) use plan::DEVICES_URI;
 pub use plan::plan;

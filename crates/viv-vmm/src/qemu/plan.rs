@@ -3,8 +3,8 @@
 use crate::spec::{Backing, Descriptor, Placed};
 use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, MachineStart, Result};
 
-/// Where a machine's state is saved to and restored from: the descriptors of set 2.
-pub(crate) const MEMORY_URI: &str = "file:/dev/fdset/2";
+/// Where the state of a machine's devices is saved to: the descriptors of set 2.
+pub(crate) const DEVICES_URI: &str = "file:/dev/fdset/2";
 
 /// The name of the virtio-serial port that carries the link.
 const LINK_PORT: &str = "viv.link";
@@ -44,8 +44,13 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
     };
     arguments.option("-smp", spec.cpus);
     arguments.option("-m", format!("{}M", spec.memory_mib));
-    // Shared, because the file daemon reads and writes the guest's buffers in place.
-    arguments.option("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", spec.memory_mib));
+    // Shared, because the file daemon reads and writes the guest's buffers in place. A file, because
+    // only such memory is left out when the machine is saved (`x-ignore-shared`).
+    let memory = descriptors.place(Descriptor::Memory);
+    arguments.option(
+        "-object",
+        format!("memory-backend-file,id=memory,size={}M,mem-path=/proc/self/fd/{memory},share=on", spec.memory_mib),
+    );
 
     arguments.option("-kernel", path(&spec.kernel)?);
     arguments.option("-initrd", path(&spec.initramfs)?);
@@ -99,15 +104,17 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
         arguments.option("-device", format!("vhost-user-fs-pci,chardev=shares,tag={tag},queue-size=1024"));
     }
 
-    if spec.start != MachineStart::Boot {
-        let number = descriptors.place(Descriptor::Memory);
-        arguments.option("-add-fd", format!("fd={number},set=2"));
-    }
-    if matches!(spec.start, MachineStart::Restore | MachineStart::RestorePaused) {
-        arguments.option("-global", "migration.mapped-ram=on").option("-incoming", MEMORY_URI);
-    }
-    if spec.start == MachineStart::RestorePaused {
-        arguments.flag("-S");
+    match spec.start {
+        MachineStart::Boot => {}
+        MachineStart::BootToSave => {
+            let number = descriptors.place(Descriptor::Devices);
+            arguments.option("-add-fd", format!("fd={number},set=2"));
+        }
+        MachineStart::Restore => {
+            // Where from is said by command, after a capability that cannot be asked for here.
+            descriptors.place(Descriptor::Devices);
+            arguments.option("-incoming", "defer");
+        }
     }
 
     Ok(CommandPlan { program: facts.qemu.path.clone(), arguments: arguments.0, descriptors: descriptors.0 })
@@ -259,9 +266,7 @@ mod tests {
             let plan = plan(&MachineSpec { start, ..spec(Accel::Tcg) }, &facts()).unwrap();
             shown(&plan).strip_prefix(&boot).expect("the machine is the same").to_owned()
         };
-        insta::assert_json_snapshot!(
-            [MachineStart::BootToSave, MachineStart::Restore, MachineStart::RestorePaused].map(added)
-        );
+        insta::assert_json_snapshot!([MachineStart::BootToSave, MachineStart::Restore].map(added));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use viv_proto::message::Exec;
-use viv_sandbox::{Event, HostMark, MakeRequest, Paths, Sandbox, StartRequest, Way};
+use viv_sandbox::{Event, HostMark, MakeRequest, Paths, Plan, Sandbox, StartRequest, Way};
 
 use super::dry_run::dry_run;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
@@ -66,21 +66,28 @@ struct Ran {
     timings: Timings,
 }
 
-/// The template that this run found missing, made by a process of its own: once the program has run
-/// for a while, or at the end, so that it never competes with a start.
-struct Making {
-    request: Option<MakeRequest>,
+/// What is done for the starts to come, by processes of their own: once the program has run for a
+/// while, or at the end, so that it never competes with a start.
+struct Later {
+    /// The template that this run found missing.
+    template: Option<MakeRequest>,
+    /// The plan whose spares are to be there.
+    spares: Option<Plan>,
+    paths: Paths,
     executable: PathBuf,
 }
 
-impl Making {
+impl Later {
     /// How long the program runs undisturbed.
     const DELAY: Duration = Duration::from_secs(3);
 
     fn begin(&mut self) {
-        if let Some(request) = self.request.take() {
-            // It is for the next start; this one does not depend on it.
+        // This run does not depend on either.
+        if let Some(request) = self.template.take() {
             let _ = viv_sandbox::make_in_background(request, &self.executable);
+        }
+        if let Some(plan) = self.spares.take() {
+            let _ = viv_sandbox::keep_spares(&plan, &self.paths, &self.executable);
         }
     }
 }
@@ -106,7 +113,8 @@ async fn run_in_sandbox(
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
     let request = MakeRequest::new(&start.plan, &paths).ok();
-    let mut making = Making { request: None, executable: start.executable.clone() };
+    let plan = (spec.spares > 0).then(|| start.plan.clone());
+    let mut later = Later { template: None, spares: None, paths: paths.clone(), executable: start.executable.clone() };
 
     let start_began = Instant::now();
     let on_event = |event: &Event| match event {
@@ -115,7 +123,8 @@ async fn run_in_sandbox(
             printer.detail(&render::way(way));
             // All that is known of the start if it leads nowhere; else the monitor tells more.
             clock.heard(Told { monitor: vec![HostMark::now("monitor")], guest: Vec::new() });
-            making.request = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+            later.template = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+            later.spares = plan.clone().filter(|_| !matches!(way, Way::Cold { .. }));
         }
         Event::Ready { guest_uptime_ms, marks, guest_marks } => {
             let milliseconds = milliseconds(start_began.elapsed());
@@ -140,8 +149,8 @@ async fn run_in_sandbox(
         tokio::pin!(running);
         tokio::select! {
             outcome = &mut running => outcome,
-            () = tokio::time::sleep(Making::DELAY) => {
-                making.begin();
+            () = tokio::time::sleep(Later::DELAY) => {
+                later.begin();
                 running.await
             }
         }
@@ -150,7 +159,8 @@ async fn run_in_sandbox(
     clock.mark(if outcome.is_ok() { "program ended" } else { "program refused" });
 
     let stop_began = Instant::now();
-    let mut stopped = stop(sandbox, &mut signals).await;
+    let settled = matches!(&outcome, Ok((End::Exited(report), _)) if report.settled);
+    let mut stopped = stop(sandbox, settled, &mut signals).await;
     if matches!(outcome, Ok((End::Lost(_) | End::Disconnected(_), _))) {
         // There was little left to stop, and why is the error to show. What a killed monitor
         // left behind is removed by a look at it.
@@ -161,7 +171,7 @@ async fn run_in_sandbox(
     timings.total_ms = milliseconds(began.elapsed());
     printer.timing("the sandbox is gone", stop_began.elapsed());
     clock.mark("stopped");
-    making.begin();
+    later.begin();
 
     let (end, first_output) = outcome?;
     timings.first_output_ms = first_output;
@@ -216,9 +226,10 @@ async fn run_program(
 }
 
 /// Stops the sandbox. Who is in a hurry interrupts; the monitor then ends without us.
-async fn stop(sandbox: Sandbox, signals: &mut Signals) -> Result<(), Failure> {
+async fn stop(sandbox: Sandbox, settled: bool, signals: &mut Signals) -> Result<(), Failure> {
+    let ended = async { if settled { sandbox.end().await } else { sandbox.stop().await } };
     tokio::select! {
-        stopped = sandbox.stop() => Ok(stopped?),
+        stopped = ended => Ok(stopped?),
         number = ending_signal(signals) => Err(Failure::quiet(exit_code::of_signal(number))),
     }
 }

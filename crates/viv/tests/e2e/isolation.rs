@@ -114,10 +114,12 @@ fn the_hosts_processes_are_confined() {
         assert!(status.lines().any(|line| line == "Seccomp:\t2"), "{process}: {status}");
     }
     // The file daemon sees the shares and nothing else, whoever it would be persuaded to serve.
-    let root = std::fs::read_dir(format!("/proc/{}/root/", sandbox.pid("file_daemon_pid")));
-    if let Ok(entries) = root {
-        let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["0"]);
+    for (directory, contents) in [("", "shares"), ("shares", "0")] {
+        let entries = std::fs::read_dir(format!("/proc/{}/root/{directory}", sandbox.pid("file_daemon_pid")));
+        if let Ok(entries) = entries {
+            let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, [contents]);
+        }
     }
     // Nothing of the user's environment reaches QEMU.
     let environment = std::fs::read(format!("/proc/{}/environ", sandbox.pid("vmm_pid"))).unwrap_or_default();

@@ -26,7 +26,7 @@ impl Guest {
     async fn exit(&mut self, code: i32) {
         self.send(Frame::End(ByteStream::Stdout)).await;
         self.send(Frame::End(ByteStream::Stderr)).await;
-        let report = ExitReport { code, signal: None, out_of_memory_kills: 0, scratch_full: false };
+        let report = ExitReport { code, signal: None, out_of_memory_kills: 0, scratch_full: false, settled: false };
         self.send(Frame::Exit(serde_json::to_vec(&report).unwrap())).await;
     }
 }
