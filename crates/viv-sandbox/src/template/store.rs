@@ -14,6 +14,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -143,16 +144,22 @@ impl Store {
 
     /// The template of a plan, if there is one that can be used. One that cannot is removed.
     pub(crate) fn open(&self, plan: &TemplatePlan) -> std::result::Result<Opened, Miss> {
-        let found = match open_directory(&self.directory(&plan.key)) {
-            Ok(directory) => self.open_in(&directory, plan),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.none(plan)),
-            Err(error) => Err(format!("it cannot be opened: {error}")),
+        let place = self.directory(&plan.key);
+        let why = loop {
+            match open_directory(&place) {
+                Ok(directory) => match self.open_in(&directory, plan) {
+                    Ok(opened) => return Ok(opened),
+                    // Replaced or removed while it was looked at: what is there now may be good.
+                    Err(_) if !is_at(&directory, &place) => {}
+                    Err(why) => break why,
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.none(plan)),
+                Err(error) => break format!("it cannot be opened: {error}"),
+            }
         };
-        found.map_err(|why| {
-            // If it stays, the next start finds the same.
-            let _ = self.remove(&plan.key);
-            Miss { reason: format!("its template was dropped: {why}"), make: true }
-        })
+        // If it stays, the next start finds the same.
+        let _ = self.remove(&plan.key);
+        Err(Miss { reason: format!("its template was dropped: {why}"), make: true })
     }
 
     /// What the guest of a template says it is; `None` if there is no such template.
@@ -164,7 +171,9 @@ impl Store {
     fn none(&self, plan: &TemplatePlan) -> Miss {
         let failure = fs::read(self.failure_path(&plan.key)).ok();
         let failure = failure.and_then(|text| serde_json::from_slice::<Failure>(&text).ok());
-        match failure.filter(|failure| since(failure.at_unix_ms) < FAILURE_COOLS_IN) {
+        // One from the future tells of a clock that was set since.
+        let is_recent = |failure: &Failure| failure.at_unix_ms <= now() && since(failure.at_unix_ms) < FAILURE_COOLS_IN;
+        match failure.filter(is_recent) {
             Some(failure) => {
                 Miss { reason: format!("making its template failed: {}", failure.report.message), make: false }
             }
@@ -208,7 +217,7 @@ impl Store {
         }
         if restamped {
             // Only a shortcut: without it the next start reads everything again.
-            let _ = self.describe(&self.directory(&plan.key), &known);
+            let _ = self.describe(&path_of(directory), &known);
         } else {
             // Only for who looks which are used.
             let _ = description.set_modified(SystemTime::now());
@@ -407,6 +416,18 @@ fn open_directory(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
+/// Whether a directory is the one at a path.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let identity = |facts: fs::Metadata| (facts.dev(), facts.ino());
+    let [ours, theirs] = [directory.metadata(), fs::symlink_metadata(path)].map(|facts| facts.map(identity).ok());
+    ours == theirs
+}
+
+/// A path to an open directory that holds wherever it is moved.
+fn path_of(directory: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
 fn open_within(directory: &File, name: &str, flags: OFlags) -> io::Result<std::os::fd::OwnedFd> {
     Ok(openat(directory, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -530,3 +551,6 @@ pub fn prune_templates(paths: &Paths, keep: impl Fn(&TemplateInfo) -> bool) -> R
 }
 
 const _: () = assert!(TOKEN_BYTES == 16, "a token is 32 hexadecimal digits in a description");
+
+#[cfg(test)]
+mod tests;
