@@ -54,7 +54,7 @@ mod tools;
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Stamp};
 pub use error::{Error, ErrorKind, Result};
-pub use initramfs::{GuestBinary, ensure_initramfs};
+pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
 pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
@@ -72,6 +72,27 @@ pub struct BuiltState {
     pub kernel: bool,
     /// The root image.
     pub root: bool,
+}
+
+/// The digests of what is built by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DefaultDigests {
+    /// As [`Kernel::digest`]; `None` before it was ever built.
+    pub kernel: Option<String>,
+    /// As [`RootImage::digest`]; `None` before it was ever built.
+    pub root: Option<String>,
+}
+
+/// What the default kernel and root image are known by. Builds nothing and changes nothing.
+#[must_use]
+pub fn default_digests(cache: &Cache) -> DefaultDigests {
+    DefaultDigests {
+        kernel: cache.known(&kernel::default_recipe()).map(|made| made.digest()),
+        root: cache
+            .known(&root::default_recipe())
+            .and_then(|made| made.files.into_iter().next())
+            .map(|file| file.digest),
+    }
 }
 
 /// Whether the default kernel and root image are in the cache. Builds nothing and changes nothing;

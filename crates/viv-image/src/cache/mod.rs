@@ -230,7 +230,7 @@ impl Cache {
 
     /// What the recipe made, if it is there as far as one `stat` per file tells. Changes nothing.
     pub(crate) fn peek(&self, recipe: &Recipe) -> Option<Made> {
-        self.read_ref(recipe).filter(|made| self.is_whole(made))
+        self.known(recipe).filter(|made| self.is_whole(made))
     }
 
     /// Whether every file is there in its size.
@@ -244,7 +244,8 @@ impl Cache {
         self.root.join("refs").join(recipe.kind).join(format!("{}.json", recipe.key()))
     }
 
-    fn read_ref(&self, recipe: &Recipe) -> Option<Made> {
+    /// What the recipe made, whether that is still there or not.
+    pub(crate) fn known(&self, recipe: &Recipe) -> Option<Made> {
         Self::read_made(&self.ref_path(recipe))
     }
 
@@ -290,7 +291,7 @@ impl Cache {
 
     /// Removes a ref and the blobs of it that are damaged.
     fn forget(&self, recipe: &Recipe) -> Result<()> {
-        let Some(made) = self.read_ref(recipe) else { return Ok(()) };
+        let Some(made) = self.known(recipe) else { return Ok(()) };
         for file in &made.files {
             let path = self.blob(&file.digest);
             if hash_file(&path).is_ok_and(|digest| digest != file.digest) {
