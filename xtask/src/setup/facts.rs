@@ -23,12 +23,19 @@ enum Sign {
 struct Package {
     name: &'static str,
     sign: Sign,
-    /// Who alone needs it; with [`Purpose::Run`] everyone.
-    purpose: Purpose,
+    purposes: &'static [Purpose],
 }
 
 const fn package(name: &'static str, sign: Sign) -> Package {
-    Package { name, sign, purpose: Purpose::Run }
+    Package { name, sign, purposes: &[Purpose::Run, Purpose::Test, Purpose::Peers] }
+}
+
+const fn for_tests(name: &'static str, sign: Sign) -> Package {
+    Package { name, sign, purposes: &[Purpose::Test] }
+}
+
+const fn for_peers(name: &'static str, sign: Sign) -> Package {
+    Package { name, sign, purposes: &[Purpose::Peers] }
 }
 
 const PACKAGES: &[Package] = &[
@@ -50,20 +57,22 @@ const PACKAGES: &[Package] = &[
             "/usr/share/keyrings/debian-archive-keyring.pgp",
         ]),
     ),
-    Package { name: "tmux", sign: Sign::Program("tmux"), purpose: Purpose::Test },
-    Package { name: "git", sign: Sign::Program("git"), purpose: Purpose::Test },
-    Package { name: "cpio", sign: Sign::Program("cpio"), purpose: Purpose::Test },
+    for_tests("tmux", Sign::Program("tmux")),
+    for_tests("git", Sign::Program("git")),
+    for_tests("cpio", Sign::Program("cpio")),
+    // What configuring a kernel takes, and building one.
+    for_tests("make", Sign::Program("make")),
+    for_tests("flex", Sign::Program("flex")),
+    for_tests("bison", Sign::Program("bison")),
+    for_tests("bc", Sign::Program("bc")),
+    for_tests("libelf-dev", Sign::File(&["/usr/include/libelf.h"])),
+    Package { name: "xz-utils", sign: Sign::Program("xz"), purposes: &[Purpose::Test, Purpose::Peers] },
     // Debian keeps what fills an environment apart from python3.
-    Package { name: "python3-venv", sign: Sign::PythonModule("ensurepip"), purpose: Purpose::Peers },
-    Package { name: "busybox-static", sign: Sign::Program("busybox"), purpose: Purpose::Peers },
-    Package { name: "kmod", sign: Sign::Program("depmod"), purpose: Purpose::Peers },
-    Package { name: "xz-utils", sign: Sign::Program("unxz"), purpose: Purpose::Peers },
+    for_peers("python3-venv", Sign::PythonModule("ensurepip")),
+    for_peers("busybox-static", Sign::Program("busybox")),
+    for_peers("kmod", Sign::Program("depmod")),
     // virtme-ng's guest finds its standard output by it.
-    Package {
-        name: "udev",
-        sign: Sign::File(&["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"]),
-        purpose: Purpose::Peers,
-    },
+    for_peers("udev", Sign::File(&["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"])),
 ];
 
 /// What was found.
@@ -71,7 +80,7 @@ pub fn probe(purpose: Purpose) -> Result<Facts> {
     let os_release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let missing_packages: Vec<&'static str> = PACKAGES
         .iter()
-        .filter(|package| [Purpose::Run, purpose].contains(&package.purpose))
+        .filter(|package| package.purposes.contains(&purpose))
         .filter(|package| match package.sign {
             Sign::Program(name) => command::find_program(name).is_none(),
             Sign::PythonModule(name) => {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use crate::support::Host;
 
 /// What no guest may ever see; made at run time, so that it stands in no file of ours.
-fn canary() -> String {
+pub fn canary() -> String {
     format!("canary-{:016x}", std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0))
 }
 

@@ -5,11 +5,17 @@
 //! kernels and images is shared. Nothing waits for a time: every wait is for an event, with a
 //! deadline of ten times what was seen.
 
+mod canaries;
+mod clock;
 mod exhaustion;
 mod faults;
+mod identity;
 mod isolation;
+mod kernel;
 mod protocol;
 mod run;
 mod support;
+mod template_faults;
+mod templates;
 mod terminal;
 mod workspace;

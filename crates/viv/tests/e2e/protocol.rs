@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Host, Sandbox, kill};
 
-fn connect(host: &Host, sandbox: &Sandbox<'_>) -> UnixStream {
+pub fn connect(host: &Host, sandbox: &Sandbox<'_>) -> UnixStream {
     let id = sandbox.record()["id"].as_str().unwrap().to_owned();
     let stream = UnixStream::connect(host.path("run/viv").join(id).join("sandbox.sock")).unwrap();
     stream.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
@@ -16,7 +16,7 @@ fn connect(host: &Host, sandbox: &Sandbox<'_>) -> UnixStream {
 }
 
 /// Connects to a port of the guest.
-fn port(host: &Host, sandbox: &Sandbox<'_>, number: u32) -> BufReader<UnixStream> {
+pub fn port(host: &Host, sandbox: &Sandbox<'_>, number: u32) -> BufReader<UnixStream> {
     let mut stream = BufReader::new(connect(host, sandbox));
     writeln!(stream.get_mut(), "CONNECT {number}").unwrap();
     let mut answer = String::new();

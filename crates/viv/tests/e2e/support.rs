@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -31,6 +31,24 @@ pub struct Ran {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
+}
+
+impl Ran {
+    /// Whether the sandbox was restored from a template in the end, as `-v` says.
+    pub fn is_from_template(&self) -> bool {
+        self.ways().last().is_some_and(|way| way.starts_with("from template "))
+    }
+
+    /// Why it started cold in the end, as `-v` says.
+    pub fn cold_because(&self) -> Option<&str> {
+        self.ways().last().and_then(|way| way.strip_prefix("cold start: "))
+    }
+
+    /// Each way that was tried.
+    pub fn ways(&self) -> Vec<&str> {
+        let is_way = |line: &&str| line.starts_with("from template ") || line.starts_with("cold start: ");
+        self.stderr.lines().filter(is_way).collect()
+    }
 }
 
 impl Host {
@@ -70,7 +88,36 @@ impl Host {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
             host.own(&path);
         }
+        // Templates are made when a test asks for one: a maker in the background would outlive others.
+        std::fs::create_dir(host.path("config/viv")).unwrap();
+        std::fs::write(host.path("config/viv/config.toml"), "[run]\ntemplate = \"use\"\n").unwrap();
+        host.own(&host.path("config/viv"));
         host
+    }
+
+    /// The same host with a cache of its own, which holds the prepared kernel and image and no
+    /// templates: a test can damage what it makes there.
+    pub fn with_own_cache(mut self) -> Self {
+        let shared = self.cache();
+        self.cache_home = self.path("cache");
+        let own = self.cache();
+        std::fs::create_dir_all(&own).unwrap();
+        for directory in ["blobs", "scratch"] {
+            symlink(shared.join(directory), own.join(directory)).unwrap();
+        }
+        let mut copy = Command::new("cp");
+        copy.arg("--archive").args([shared.join("refs"), shared.join("host")]).arg(&own);
+        assert!(copy.status().unwrap().success());
+        for path in [&self.cache_home, &own] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
+            self.own(path);
+        }
+        self
+    }
+
+    /// What `viv` keeps for later: `XDG_CACHE_HOME/viv`.
+    pub fn cache(&self) -> PathBuf {
+        self.cache_home.join("viv")
     }
 
     /// Makes a file or directory the user's.
@@ -137,7 +184,26 @@ impl Host {
 
     /// Starts a sandbox that stays until it is dropped, and waits until it runs.
     pub fn sandbox(&self, options: &[&str]) -> Sandbox<'_> {
-        let mut arguments = vec!["run", "--quiet", "--name", "fixture"];
+        self.begin("--quiet", options)
+    }
+
+    /// The same, which has to come from a template.
+    pub fn clone_of_template(&self, options: &[&str]) -> Sandbox<'_> {
+        let mut sandbox = self.begin("--verbose", options);
+        let mut said = Ran { code: 0, stdout: String::new(), stderr: String::new() };
+        // Said before it was up. Byte by byte, so that what is said later is left for others.
+        for byte in sandbox.client.stderr.as_mut().unwrap().bytes() {
+            said.stderr.push(char::from(byte.unwrap()));
+            if said.stderr.ends_with('\n') && !said.ways().is_empty() {
+                break;
+            }
+        }
+        assert!(said.is_from_template(), "{said:?}");
+        sandbox
+    }
+
+    fn begin(&self, verbosity: &str, options: &[&str]) -> Sandbox<'_> {
+        let mut arguments = vec!["run", verbosity, "--name", "fixture"];
         arguments.extend(options);
         arguments.extend(["--", "sh", "-c", "echo up; exec sleep infinity"]);
         let mut client = self.viv(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -184,7 +250,7 @@ impl Host {
     }
 
     /// Every process that was started with this host's runtime directory or executable.
-    fn processes(&self) -> Vec<String> {
+    pub fn processes(&self) -> Vec<(u32, String)> {
         let mark = self.root.path().as_os_str().as_encoded_bytes();
         let mentions = |bytes: &[u8]| bytes.windows(mark.len()).any(|window| window == mark);
         let mut found = Vec::new();
@@ -202,10 +268,55 @@ impl Host {
             let holds =
                 open.flat_map(|fd| std::fs::read_link(fd.path())).any(|link| link.starts_with(self.root.path()));
             if holds || executable.starts_with(self.root.path()) || mentions(&environment) || mentions(&line) {
-                found.push(format!("{} {}", entry.file_name().display(), String::from_utf8_lossy(&line)));
+                let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap();
+                found.push((pid, String::from_utf8_lossy(&line).into_owned()));
             }
         }
         found
+    }
+}
+
+/// The templates of a cache.
+impl Host {
+    /// Where they are.
+    pub fn templates(&self) -> PathBuf {
+        self.cache().join("templates")
+    }
+
+    /// What is there of them: templates by their keys, and what begins with a dot.
+    pub fn entries(&self) -> (Vec<String>, Vec<String>) {
+        let entries = std::fs::read_dir(self.templates()).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).partition(|name| !name.starts_with('.'))
+    }
+
+    /// Has the template of these options made, as a first start does, and returns its directory.
+    pub fn make_template(&self, options: &[&str]) -> PathBuf {
+        let before = self.entries().0;
+        let ran = self.run(&[&["run", "--verbose", "--template", "auto"], options, &["--", "true"]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.cold_because().is_some_and(|why| why.ends_with("one is made in the background")), "{ran:?}");
+        self.until_made(&before)
+    }
+
+    /// Waits until a template is there that was not `before`, and its maker gone.
+    pub fn until_made(&self, before: &[String]) -> PathBuf {
+        let mut made = Vec::new();
+        until("a template is made", || {
+            let (keys, others) = self.entries();
+            if let Some(failure) = others.iter().find(|name| name.starts_with(".failed-")) {
+                panic!("{}", std::fs::read_to_string(self.templates().join(failure)).unwrap_or_default());
+            }
+            made = keys.into_iter().filter(|key| !before.contains(key)).collect();
+            !made.is_empty() && self.makers().is_empty()
+        });
+        assert_eq!(made.len(), 1, "{made:?}");
+        self.templates().join(&made[0])
+    }
+
+    /// The processes that make templates of this host.
+    pub fn makers(&self) -> Vec<u32> {
+        let is_maker = |line: &str| line.contains("internal-template-maker");
+        self.processes().into_iter().filter(|(_, line)| is_maker(line)).map(|(pid, _)| pid).collect()
     }
 }
 

@@ -1,0 +1,174 @@
+//! Sandboxes restored from templates: when, with what shares and users, and apart from each other.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Host, Ran, finish};
+
+/// Runs a shell script in a sandbox of its own and has it say where the sandbox comes from.
+fn run(host: &Host, options: &[&str], script: &str) -> Ran {
+    host.run(&[&["run", "--verbose"], options, &["--", "sh", "-c", script]].concat())
+}
+
+#[test]
+fn the_second_start_is_from_a_template_and_runs_like_the_first() {
+    let Some(host) = Host::ordinary().map(Host::with_own_cache) else { return };
+    let small = ["--cpus", "1", "--memory", "512M"];
+    let script = "cat made-outside; echo to-stderr >&2; echo inside > made-inside; pwd; whoami; exit 7";
+    host.write("made-outside", "outside\n");
+    let expected = format!("outside\n{}\nagent\n", host.project().display());
+
+    let first = run(&host, &small, script);
+    assert_eq!((first.code, first.stdout.as_str()), (7, expected.as_str()), "{first:?}");
+    let why = first.cold_because().unwrap_or_else(|| panic!("{first:?}"));
+    assert!(why.contains("there is no template"), "{why}");
+    assert!(!why.contains("background"), "`use` makes none: {why}");
+    assert!(host.entries().0.is_empty() && host.makers().is_empty());
+
+    let directory = host.make_template(&small);
+    let key = directory.file_name().unwrap().to_str().unwrap();
+    std::fs::remove_file(host.project().join("made-inside")).unwrap();
+    let second = run(&host, &small, script);
+    assert_eq!((second.code, second.stdout.as_str()), (7, expected.as_str()), "{second:?}");
+    assert_eq!(second.ways(), [format!("from template {}", &key[..12])]);
+    assert!(second.stderr.contains("to-stderr\n"), "{second:?}");
+    assert_eq!(std::fs::read_to_string(host.project().join("made-inside")).unwrap(), "inside\n");
+    assert_eq!(std::fs::metadata(host.project().join("made-inside")).unwrap().uid(), host.uid());
+
+    // Events say the same.
+    let ran = host.run(&[&["run", "--json"], &small[..], &["--", "true"]].concat());
+    let events: Vec<Value> = ran.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let starting = events.iter().find(|event| event["way"].is_object()).unwrap_or_else(|| panic!("{ran:?}"));
+    assert!(starting["way"].to_string().contains(key), "{starting}");
+
+    // What is asked for is done.
+    for refusal in [&["--cold"][..], &["--template", "never"]] {
+        let ran = run(&host, &[&small[..], refusal].concat(), "exit 3");
+        assert_eq!(ran.code, 3);
+        assert!(ran.cold_because().is_some_and(|why| why.contains("asked for")), "{ran:?}");
+    }
+    host.write("viv.toml", "[run]\ntemplate = \"never\"\n");
+    assert!(run(&host, &small, "true").cold_because().is_some_and(|why| why.contains("asked for")));
+    std::fs::remove_file(host.project().join("viv.toml")).unwrap();
+
+    // Of another shape there is none, and the one there is remains.
+    for other in [["--cpus", "2", "--memory", "512M"], ["--cpus", "1", "--memory", "513M"]] {
+        let ran = run(&host, &other, "exit 4");
+        assert_eq!(ran.code, 4);
+        assert!(ran.cold_because().is_some_and(|why| why.contains("there is no template")), "{ran:?}");
+    }
+    let disk = run(&host, &["--cpus", "1", "--memory", "512M", "--disk", "256M"], "exit 4");
+    assert!(disk.cold_because().is_some_and(|why| why.contains("there is no template")), "{disk:?}");
+    assert_eq!(host.entries().0, [key]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn every_layout_of_shares_and_every_user_can_be_restored() {
+    let Some(host) = Host::ordinary() else { return };
+    for directory in ["library", "library/inner", "other", "home/project/below"] {
+        std::fs::create_dir(host.path(directory)).unwrap();
+        host.own(&host.path(directory));
+    }
+    for file in ["library/book", "library/inner/page", "settings", "fixed"] {
+        std::fs::write(host.path(file), "old").unwrap();
+        host.own(&host.path(file));
+    }
+    let at = |source: &str, rest: &str| format!("{}{rest}", host.path(source).display());
+    let (library, other, settings, fixed) = (
+        at("library", ":/srv/library:ro"),
+        at("other", ":/srv/other"),
+        at("settings", ":/home/agent/.settings"),
+        at("fixed", ":/srv/fixed:ro"),
+    );
+    let (outer, inner) = (at("other", ":/srv/outer"), at("library", ":/srv/outer/deep/inner:ro"));
+    let below = at("other", &format!(":{}", host.project().join("below").display()));
+    let workspace = host.path("other").display().to_string();
+    let layouts: [(&[&str], &str); 9] = [
+        (&[], "echo new > here; test \"$(readlink -f /workspace)\" = \"$PWD\"; sudo -n true"),
+        (&["--root"], "test \"$(id -u)\" = 0; echo new > by-root; test \"$(stat -c %U by-root)\" = agent"),
+        (&["--user", "nobody", "--workspace", &workspace], "test \"$(whoami)\" = nobody; ! touch here"),
+        (&["--mount", &library], "cat /srv/library/inner/page; ! sudo sh -c 'echo x > /srv/library/book'"),
+        (&["--mount", &other, "--mount", &library], "cp /srv/library/book /srv/other/copy; sync /srv/other/copy"),
+        (
+            &["--mount", &settings],
+            "cd; cat .settings; echo new > .settings.new; mv .settings.new .settings; echo more >> .settings",
+        ),
+        (&["--mount", &fixed], "cat /srv/fixed; ! sudo sh -c 'echo x > /srv/fixed'"),
+        (&["--mount", &outer, "--mount", &inner], "cat /srv/outer/deep/inner/book; echo 1 > /srv/outer/one"),
+        (&["--workspace", &workspace, "--mount", &below], "echo two > two; cat one two"),
+    ];
+    for (options, script) in layouts {
+        let ran = run(&host, options, &format!("set -e; {script}"));
+        assert_eq!(ran.code, 0, "{options:?}: {ran:?}");
+        assert!(ran.is_from_template(), "{options:?}: {ran:?}");
+    }
+    let read = |path: &str| std::fs::read_to_string(host.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    assert_eq!(read("home/project/here"), "new\n");
+    assert_eq!(std::fs::metadata(host.project().join("by-root")).unwrap().uid(), host.uid());
+    assert_eq!([read("library/book"), read("fixed"), read("other/copy")], ["old", "old", "old"]);
+    assert_eq!(read("settings"), "new\nmore\n");
+    assert_eq!((read("other/one"), read("other/two")), ("1\n".to_owned(), "two\n".to_owned()));
+    host.assert_nothing_is_left();
+}
+
+/// All that a file says of itself, and its data with its places.
+fn state_of(path: &Path) -> (u64, u64, [i64; 4], u64) {
+    use std::hash::Hasher;
+    let facts = std::fs::metadata(path).unwrap();
+    let mut hasher = std::hash::DefaultHasher::new();
+    crate::canaries::for_each_block(path, |offset, block| {
+        hasher.write_u64(offset);
+        hasher.write(block);
+    });
+    let times = [facts.mtime(), facts.mtime_nsec(), facts.ctime(), facts.ctime_nsec()];
+    (facts.ino(), facts.size(), times, hasher.finish())
+}
+
+#[test]
+fn clones_neither_see_nor_change_each_other_or_their_template() {
+    let Some(host) = Host::new() else { return };
+    let first = host.clone_of_template(&[]);
+    let key = host.entries().0;
+    let files: Vec<_> =
+        key.iter().flat_map(|key| ["memory", "scratch"].map(|name| host.templates().join(key).join(name))).collect();
+    let before: Vec<_> = files.iter().map(|path| state_of(path)).collect();
+
+    // On the disk, in memory alone, in the kernel's own state, and of processes.
+    let places = ["/root/mark", "/etc/mark", "/dev/shm/mark", "/run/mark", "/tmp/mark"];
+    for place in places {
+        let written = first.root_sh(&format!("echo mine > {place} && sync {place}"));
+        assert_eq!(written.code, 0, "{place}: {written:?}");
+    }
+    first.root_sh("hostname another; sysctl -w vm.swappiness=7; date -s 2001-01-01; rm -rf /usr/bin/git; sync");
+    let second = second(&host);
+    let seen = second(&format!(
+        "ls {} 2>/dev/null; hostname; sysctl -n vm.swappiness; date +%Y; git --version",
+        places.join(" ")
+    ));
+    let lines: Vec<_> = seen.stdout.lines().collect();
+    let year = finish(host.command("date").arg("+%Y").stdout(Stdio::piped()).spawn().unwrap()).stdout;
+    assert_eq!(lines[..3], ["second", "60", year.trim()], "{seen:?}");
+    assert!(lines[3].starts_with("git version"), "{seen:?}");
+    assert!(first.root_sh("cat /root/mark /dev/shm/mark; ls /root").stdout.starts_with("mine\nmine\n"));
+    assert_ne!(first.root_sh("ls /root/of-second").code, 0);
+    drop(first);
+    let third = second(&format!("ls {} /root/of-second", places.join(" ")));
+    assert_eq!(third.stdout, "", "{third:?}");
+
+    let after: Vec<_> = files.iter().map(|path| state_of(path)).collect();
+    assert_eq!(after, before);
+}
+
+/// Runs a script as root in another clone, which leaves a mark of its own first.
+fn second(host: &Host) -> impl Fn(&str) -> Ran + '_ {
+    |script| {
+        let script = format!("{script}; echo theirs > /root/of-second; sync");
+        let ran = run(host, &["--root", "--name", "second"], &script);
+        assert!(ran.is_from_template(), "{ran:?}");
+        ran
+    }
+}
