@@ -81,9 +81,9 @@ pub struct DefaultDigests {
 #[must_use]
 pub fn default_digests(cache: &Cache) -> DefaultDigests {
     DefaultDigests {
-        kernel: cache.known(&kernel::default_recipe()).map(|made| made.digest()),
+        kernel: cache.read_ref(&kernel::default_recipe()).map(|made| made.digest()),
         root: cache
-            .known(&root::default_recipe())
+            .read_ref(&root::default_recipe())
             .and_then(|made| made.files.into_iter().next())
             .map(|file| file.digest),
     }
