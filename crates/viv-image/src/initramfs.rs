@@ -53,7 +53,7 @@ pub fn ensure_initramfs(cache: &Cache, kernel: &Kernel, guest: &GuestBinary<'_>)
 /// made. Makes nothing.
 #[must_use]
 pub fn initramfs_of(cache: &Cache, kernel_digest: &str, guest_digest: &str) -> Option<PathBuf> {
-    let made = cache.read_ref(&recipe(kernel_digest, guest_digest))?;
+    let made = cache.known(&recipe(kernel_digest, guest_digest))?;
     made.files.first().map(|file| cache.blob(&file.digest))
 }
 

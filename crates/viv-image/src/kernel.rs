@@ -11,6 +11,7 @@ use crate::cache::{Built, Cache, Made, Outside, Recipe, Staging, Stamp};
 use crate::error::{Error, ErrorKind, Output, Result, io_error, no_space};
 use crate::modules::{Module, Tree, WANTED, remove_signature};
 use crate::output::{self, Follower};
+use crate::own_kernel::find_own_kernel;
 use crate::progress::Progress;
 use crate::run::{self, Invocation};
 use crate::sources::SUITE;
@@ -28,6 +29,8 @@ const LIMIT: u64 = 1 << 30;
 pub enum KernelSource {
     /// Debian's kernel for virtual machines.
     Default,
+    /// One that [`crate::build_own_kernel`] made, by its id.
+    Own(String),
     /// A vmlinux (ELF, built with CONFIG_PVH) or a bzImage of the user's. Its modules are looked for
     /// in `modules/` and `lib/modules/<release>/` beside it, then in `/lib/modules/<release>/`. If
     /// there are none, everything the guest needs is taken to be built in.
@@ -63,7 +66,7 @@ pub struct KernelModule {
 /// whenever it changed.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`], [`ErrorKind::BadKernel`] and [`ErrorKind::Corrupt`] for files;
+/// [`ErrorKind::NotFound`] for an own kernel and, with [`ErrorKind::BadKernel`] and [`ErrorKind::Corrupt`], for files;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
 /// [`ErrorKind::Build`] for Debian's; [`ErrorKind::NoSpace`] and [`ErrorKind::Io`] for both.
 pub fn ensure_kernel(cache: &Cache, source: &KernelSource, progress: &dyn Progress) -> Result<Kernel> {
@@ -72,8 +75,15 @@ pub fn ensure_kernel(cache: &Cache, source: &KernelSource, progress: &dyn Progre
             let made = cache.ensure(&default_recipe(), progress, |staging| build_default(staging, progress))?;
             Ok(kernel(cache, &made, None))
         }
+        KernelSource::Own(id) => Ok(find_own_kernel(cache, id)?.into()),
         KernelSource::File(path) => from_file(cache, path, progress),
     }
+}
+
+/// Debian's kernel if it is in the cache already; nothing is fetched.
+#[must_use]
+pub fn default_kernel(cache: &Cache) -> Option<Kernel> {
+    Some(kernel(cache, &cache.peek(&default_recipe())?, None))
 }
 
 pub(crate) fn default_recipe() -> Recipe {
@@ -108,14 +118,8 @@ fn build_default(staging: &Staging<'_>, progress: &dyn Progress) -> Result<Built
     let package = staging.directory.join("kernel.deb");
     {
         let outside = Outside::new(progress)?;
-        debootstrap(
-            &bootstrap::kernel(&Host::probe(), &outside.path),
-            staging,
-            &outside,
-            &package,
-            "the kernel",
-            progress,
-        )?;
+        let invocation = bootstrap::kernel(&Host::probe(), &outside.path);
+        debootstrap(&invocation, &[&staging.lock.file], &outside, &package, "the kernel", progress)?;
     }
     let tree = staging.directory.join("unpacked");
     let unpack = Invocation {
@@ -148,10 +152,11 @@ fn build_default(staging: &Staging<'_>, progress: &dyn Progress) -> Result<Built
     built(staging, Some(&vmlinux), &modules, &release)
 }
 
-/// Runs mmdebstrap with `output` as its standard input (see [`bootstrap`]).
+/// Runs mmdebstrap with `output` as its standard input (see [`bootstrap`]). It holds `locks` and that of
+/// `outside`.
 pub(crate) fn debootstrap(
     invocation: &Invocation,
-    staging: &Staging<'_>,
+    locks: &[&File],
     outside: &Outside,
     output: &Path,
     what: &str,
@@ -160,14 +165,15 @@ pub(crate) fn debootstrap(
     let open = || File::options().read(true).write(true).create_new(true).open(output);
     let file = open().map_err(io_error("write", output))?;
     let mut follower = Follower::new(progress);
-    let ended =
-        run::run(invocation, Some(file), &[&staging.lock.file, &outside.lock], &mut |line| follower.line(line))?;
+    let locks: Vec<&File> = locks.iter().copied().chain([&outside.lock]).collect();
+    let ended = run::run(invocation, Some(file), &locks, &mut |line| follower.line(line))?;
     if output::ran_out_of_space(&ended.tail) {
         // Either of the two may be the full one; the fuller is.
-        let fullest = [outside.path.as_path(), staging.directory]
+        let target = output.parent().unwrap_or(output);
+        let fullest = [outside.path.as_path(), target]
             .into_iter()
             .min_by_key(|path| crate::error::free_bytes(path).unwrap_or(u64::MAX));
-        return Err(no_space(fullest.unwrap_or(staging.directory), Output(ended.tail)));
+        return Err(no_space(fullest.unwrap_or(target), Output(ended.tail)));
     }
     let size = output.metadata().map_err(io_error("look at", output))?.len();
     if !ended.status.success() || size == 0 {
@@ -201,7 +207,7 @@ fn built(staging: &Staging<'_>, vmlinux: Option<&[u8]>, modules: &[Module], rele
 }
 
 /// The one entry of a directory whose name begins so.
-fn only_entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>> {
+pub(crate) fn only_entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>> {
     let mut found = None;
     for entry in fs::read_dir(directory).map_err(io_error("list", directory))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {

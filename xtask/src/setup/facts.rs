@@ -52,6 +52,13 @@ const PACKAGES: &[Package] = &[
     Package { name: "tmux", sign: Sign::Program("tmux"), for_tests: true },
     Package { name: "git", sign: Sign::Program("git"), for_tests: true },
     Package { name: "cpio", sign: Sign::Program("cpio"), for_tests: true },
+    // What configuring a kernel takes, and building one.
+    Package { name: "make", sign: Sign::Program("make"), for_tests: true },
+    Package { name: "flex", sign: Sign::Program("flex"), for_tests: true },
+    Package { name: "bison", sign: Sign::Program("bison"), for_tests: true },
+    Package { name: "bc", sign: Sign::Program("bc"), for_tests: true },
+    Package { name: "xz-utils", sign: Sign::Program("xz"), for_tests: true },
+    Package { name: "libelf-dev", sign: Sign::File(&["/usr/include/libelf.h"]), for_tests: true },
 ];
 
 /// What was found.
