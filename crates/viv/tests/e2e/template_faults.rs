@@ -98,7 +98,7 @@ fn edit(template: &Path, change: impl FnOnce(&mut Value)) {
 /// Has the description vouch for files that are not those it was written for.
 fn forge(template: &Path) {
     edit(template, |description| {
-        for name in ["memory", "scratch"] {
+        for name in ["memory", "devices", "scratch"] {
             let facts = std::fs::metadata(template.join(name)).unwrap();
             description[name]["stamp"] = json!({
                 "size": facts.size(),
@@ -127,9 +127,10 @@ fn a_template_that_is_not_as_it_was_made_costs_a_cold_start_and_no_more() {
         assert!(run(&host, &SMALL).is_from_template());
     }
     type Damage<'a> = (&'a dyn Fn(), &'a str);
-    let damages: [Damage<'_>; 10] = [
+    let damages: [Damage<'_>; 11] = [
         (&|| flip(&one.join("memory"), data_of(&one.join("memory"))), "memory has other content"),
         (&|| flip(&one.join("scratch"), data_of(&one.join("scratch"))), "scratch has other content"),
+        (&|| flip(&one.join("devices"), data_of(&one.join("devices")) + 1000), "devices has other content"),
         (
             &|| {
                 let memory = std::fs::File::options().write(true).open(one.join("memory")).unwrap();
@@ -157,16 +158,15 @@ fn a_template_that_is_not_as_it_was_made_costs_a_cold_start_and_no_more() {
         // What no stamp and no digest tells: the VMM refuses it, or the guest says who it is.
         (
             &|| {
-                std::fs::copy(&memory_of_other, one.join("memory")).unwrap();
+                copy(&memory_of_other, &one.join("memory"));
                 forge(&one);
             },
             "dropped",
         ),
         (
             &|| {
-                let memory = std::fs::File::options().write(true).open(one.join("memory")).unwrap();
-                // The devices' state comes last.
-                memory.write_all_at(&[0xff; 16 << 10], memory.metadata().unwrap().len() - (32 << 10)).unwrap();
+                let devices = std::fs::File::options().write(true).open(one.join("devices")).unwrap();
+                devices.write_all_at(&[0xff; 4096], devices.metadata().unwrap().len() / 2).unwrap();
                 forge(&one);
             },
             "dropped",

@@ -133,8 +133,10 @@ fn clones_neither_see_nor_change_each_other_or_their_template() {
     let Some(host) = Host::new() else { return };
     let first = host.clone_of_template(&[]);
     let key = host.entries().0;
-    let files: Vec<_> =
-        key.iter().flat_map(|key| ["memory", "scratch"].map(|name| host.templates().join(key).join(name))).collect();
+    let files: Vec<_> = key
+        .iter()
+        .flat_map(|key| ["memory", "devices", "scratch"].map(|name| host.templates().join(key).join(name)))
+        .collect();
     let before: Vec<_> = files.iter().map(|path| state_of(path)).collect();
 
     // On the disk, in memory alone, in the kernel's own state, and of processes.
