@@ -34,12 +34,7 @@ pub struct GuestBinary<'a> {
 /// # Errors
 /// [`ErrorKind::NoSpace`], [`ErrorKind::Io`].
 pub fn ensure_initramfs(cache: &Cache, kernel: &Kernel, guest: &GuestBinary<'_>) -> Result<PathBuf> {
-    let recipe = Recipe {
-        kind: "initramfs",
-        text: format!("initramfs, version {VERSION}\nkernel {}\nguest {}", kernel.digest, guest.digest),
-        what: "the initramfs".to_owned(),
-    };
-    let made = cache.ensure(&recipe, &NoProgress, |staging| {
+    let made = cache.ensure(&recipe(&kernel.digest, guest.digest), &NoProgress, |staging| {
         let mut modules = Vec::new();
         for module in &kernel.modules {
             let content = fs::read(&module.path).map_err(io_error("read", &module.path))?;
@@ -52,6 +47,22 @@ pub fn ensure_initramfs(cache: &Cache, kernel: &Kernel, guest: &GuestBinary<'_>)
         Ok(Built { files: vec![("initramfs".to_owned(), path)], ..Built::default() })
     })?;
     Ok(made.files.first().map(|file| cache.blob(&file.digest)).unwrap_or_default())
+}
+
+/// Where the initramfs of a kernel and a guest program lies, both by their digests, if it was ever
+/// made. Makes nothing.
+#[must_use]
+pub fn initramfs_of(cache: &Cache, kernel_digest: &str, guest_digest: &str) -> Option<PathBuf> {
+    let made = cache.known(&recipe(kernel_digest, guest_digest))?;
+    made.files.first().map(|file| cache.blob(&file.digest))
+}
+
+fn recipe(kernel_digest: &str, guest_digest: &str) -> Recipe {
+    Recipe {
+        kind: "initramfs",
+        text: format!("initramfs, version {VERSION}\nkernel {kernel_digest}\nguest {guest_digest}"),
+        what: "the initramfs".to_owned(),
+    }
 }
 
 /// The archive. `None` if a file is too large for it.
@@ -96,6 +107,8 @@ mod tests {
         let same = ensure_initramfs(&cache, &kernel, &GuestBinary { bytes: b"never read", digest: "1" }).unwrap();
         let other = ensure_initramfs(&cache, &kernel, &GuestBinary { bytes: b"OTHER", digest: "2" }).unwrap();
         assert_eq!(one, same);
+        assert_eq!(initramfs_of(&cache, "k", "1").as_ref(), Some(&one));
+        assert_eq!(initramfs_of(&cache, "k", "3"), None);
         assert_ne!(one, other);
         let archive = fs::read(&one).unwrap();
         assert!(archive.len().is_multiple_of(4096));

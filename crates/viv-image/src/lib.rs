@@ -52,7 +52,7 @@ mod tools;
 
 pub use cache::{Cache, Stamp};
 pub use error::{Error, ErrorKind, Result};
-pub use initramfs::{GuestBinary, ensure_initramfs};
+pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, ensure_kernel};
 pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use root::{ImageSource, RootImage, ensure_root};
@@ -66,6 +66,27 @@ pub struct BuiltState {
     pub kernel: bool,
     /// The root image.
     pub root: bool,
+}
+
+/// The digests of what is built by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DefaultDigests {
+    /// As [`Kernel::digest`]; `None` before it was ever built.
+    pub kernel: Option<String>,
+    /// As [`RootImage::digest`]; `None` before it was ever built.
+    pub root: Option<String>,
+}
+
+/// What the default kernel and root image are known by. Builds nothing and changes nothing.
+#[must_use]
+pub fn default_digests(cache: &Cache) -> DefaultDigests {
+    DefaultDigests {
+        kernel: cache.known(&kernel::default_recipe()).map(|made| made.digest()),
+        root: cache
+            .known(&root::default_recipe())
+            .and_then(|made| made.files.into_iter().next())
+            .map(|file| file.digest),
+    }
 }
 
 /// Whether the default kernel and root image are in the cache. Builds nothing and changes nothing;

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     FileDaemonDied,
     /// The host's disk is full.
     HostDiskFull,
+    /// The host has too little free memory for what nobody waits for.
+    HostMemoryShort,
     /// The guest broke the protocol, or refused a request.
     Guest,
     /// The program does not exist inside.
@@ -60,6 +62,7 @@ impl viv_error::Kind for ErrorKind {
             Self::PoweredOff => "powered_off",
             Self::FileDaemonDied => "file_daemon_died",
             Self::HostDiskFull => "host_disk_full",
+            Self::HostMemoryShort => "host_memory_short",
             Self::Guest => "guest",
             Self::ProgramNotFound => "program_not_found",
             Self::ProgramNotExecutable => "program_not_executable",
@@ -87,6 +90,7 @@ impl ErrorKind {
             Self::PoweredOff,
             Self::FileDaemonDied,
             Self::HostDiskFull,
+            Self::HostMemoryShort,
             Self::Guest,
             Self::Ambiguous,
             Self::Io,

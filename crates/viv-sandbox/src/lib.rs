@@ -18,6 +18,7 @@
 mod client;
 mod error;
 mod exec;
+mod memory;
 mod monitor;
 mod paths;
 mod plan;
@@ -33,6 +34,7 @@ mod wire;
 pub use client::{Event, Sandbox, StartRequest, exec_in, kill, relink, start, stop};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
+pub use memory::MemoryUse;
 pub use monitor::{file_daemon_main, monitor_main};
 pub use paths::Paths;
 pub use plan::{Artifacts, Plan, StartPlan, plan, probe_host};
@@ -41,8 +43,8 @@ pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
 pub use spec::{Mount, SandboxSpec, TemplateUse, VmmChoice, new_id};
 pub use template::{
-    MakeEvent, MakeRequest, TemplateInfo, TemplatePlan, list_templates, make, make_in_background, maker_main,
-    prune_templates, remove_template,
+    MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
+    make_in_background, maker_main, prune_templates, remove_template,
 };
-pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU};
+pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES};
 pub use wire::{HostMark, Way};

@@ -46,9 +46,9 @@ pub(crate) enum FromMonitor {
     Failed(Report),
 }
 
-/// How a machine comes to life.
+/// How a machine comes to life. In JSON, `kind` says which of them it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Way {
     /// It is restored from a template.
     Template {
@@ -128,4 +128,22 @@ pub(crate) async fn send(writer: &mut OwnedWriteHalf, message: &impl Serialize) 
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     writer.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_is_one_flat_object() {
+        let template = Way::Template { key: "b45d".to_owned() };
+        let spare = Way::Spare { key: "b45d".to_owned() };
+        let cold = Way::Cold { reason: "a cold start was asked for".to_owned(), make_template: false };
+        let text = |way: &Way| serde_json::to_string(way).unwrap();
+        assert_eq!(text(&template), r#"{"kind":"template","key":"b45d"}"#);
+        assert_eq!(text(&spare), r#"{"kind":"spare","key":"b45d"}"#);
+        assert_eq!(text(&cold), r#"{"kind":"cold","reason":"a cold start was asked for","make_template":false}"#);
+        let line = serde_json::to_string(&FromMonitor::Starting(cold.clone())).unwrap();
+        assert!(matches!(serde_json::from_str(&line), Ok(FromMonitor::Starting(way)) if way == cold));
+    }
 }

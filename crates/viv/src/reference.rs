@@ -4,10 +4,14 @@
 use std::fmt::Write;
 
 use clap::Command;
+use viv_error::Report;
+use viv_sandbox::Way;
 
 use crate::environment::VARIABLES;
 use crate::exit_code;
+use crate::output::{JsonEvent, Timings};
 use crate::settings::definitions;
+use crate::timing::{Place, Span};
 
 /// The whole reference.
 #[must_use]
@@ -17,6 +21,7 @@ pub fn markdown(mut command: Command) -> String {
         String::from("# Reference\n\nGenerated from `viv internal-reference`; do not edit.\n\n## Commands\n");
     commands(&mut text, &command, "viv");
     settings(&mut text);
+    events(&mut text);
     text.push_str("\n## Environment variables\n\n| variable | meaning |\n|---|---|\n");
     for (name, meaning) in VARIABLES {
         let names: Vec<String> = name.split(", ").map(|name| format!("`{name}`")).collect();
@@ -46,6 +51,7 @@ fn commands(text: &mut String, command: &Command, path: &str) {
         if let Some(after) = sub.get_after_help() {
             let _ = write!(text, "\n```text\n{}\n```\n", after.to_string().trim());
         }
+        commands(text, sub, &path);
     }
 }
 
@@ -96,6 +102,50 @@ fn settings(text: &mut String) {
     }
 }
 
+/// What `viv run --json` says, each as it is really written.
+fn events(text: &mut String) {
+    let id = "3f2a91c0";
+    let template = Way::Template { key: "14b87bafb9e88938752e687a26b34113".to_owned() };
+    let spare = Way::Spare { key: "14b87bafb9e88938752e687a26b34113".to_owned() };
+    let reason = "there is no template of this image and shape yet".to_owned();
+    let cold = Way::Cold { reason, make_template: true };
+    let error = Report {
+        kind: "vmm_missing".to_owned(),
+        message: "qemu-system-x86_64 is not installed".to_owned(),
+        causes: Vec::new(),
+        hints: vec!["viv doctor --fix".to_owned()],
+    };
+    let spans = [Span { name: "settings".to_owned(), place: Place::Client, start_us: 0, end_us: 2100 }];
+    let timings =
+        Timings { prepare_ms: 1, start_ms: 250, first_output_ms: Some(70), program_ms: 80, stop_ms: 60, total_ms: 391 };
+    let all = [
+        ("something is built first", JsonEvent::Preparing { message: "making the root image" }),
+        ("something is less than it could be", JsonEvent::Warning { message: "no KVM", hint: Some("viv doctor") }),
+        ("the machine starts from a template", JsonEvent::Starting { id, way: &template }),
+        ("a machine is taken that stood ready", JsonEvent::Starting { id, way: &spare }),
+        ("the machine boots, and why; whether a template is made afterwards", JsonEvent::Starting { id, way: &cold }),
+        ("programs can be run", JsonEvent::Ready { id, milliseconds: 250, guest_uptime_ms: 4100 }),
+        (
+            "with `--timing`, at the end, also of a run that failed; `where` is client, monitor or guest",
+            JsonEvent::Timing { spans: &spans, total_us: 2100 },
+        ),
+        ("`viv` failed: the last line", JsonEvent::Error { error: &error, exit_code: exit_code::VIV_FAILED }),
+        (
+            "the program ended: the last line",
+            JsonEvent::Result { id, exit_code: 0, signal: None, timed_out: false, timings },
+        ),
+    ];
+    text.push_str(
+        "\n## Events of `viv run --json`\n\n\
+         One JSON object per line on standard error, the program's own output there aside. Fields may be added; a reader\n\
+         skips events and fields it does not know. `starting` comes again if a template turns out unusable.\n\n\
+         | when | event |\n|---|---|\n",
+    );
+    for (when, event) in &all {
+        row(text, &[when, &format!("`{}`", serde_json::to_string(event).unwrap_or_default())]);
+    }
+}
+
 fn row(text: &mut String, cells: &[&str]) {
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
     let _ = writeln!(text, "| {} |", cells.join(" | "));
@@ -110,9 +160,15 @@ mod tests {
     #[test]
     fn every_command_setting_and_code_is_there() {
         let text = markdown(crate::cli::Cli::command());
-        for needle in
-            ["### `viv run`", "### `viv doctor`", "`env-from-host`", "`VIV_BOOT_DEADLINE`", "| 127 |", "--accel"]
-        {
+        for needle in [
+            "### `viv run`",
+            "### `viv template ls`",
+            "\"kind\":\"cold\"",
+            "`env-from-host`",
+            "`VIV_BOOT_DEADLINE`",
+            "| 127 |",
+            "--accel",
+        ] {
             assert!(text.contains(needle), "{needle} is missing from:\n{text}");
         }
         assert!(!text.contains("internal-monitor"));

@@ -11,12 +11,18 @@ use crate::resolve::Resolved;
 use crate::settings::Origin;
 use crate::settings::values::human_bytes;
 
+/// A template's key as people see it: it need not be whole to be told from the others.
+#[must_use]
+pub fn short_key(key: &str) -> &str {
+    key.get(..12).unwrap_or(key)
+}
+
 /// How a machine comes to life, for `--verbose`.
 #[must_use]
 pub fn way(way: &Way) -> String {
     match way {
-        Way::Template { key } => format!("from template {}", &key[..key.len().min(12)]),
-        Way::Spare { key } => format!("a spare of template {}", &key[..key.len().min(12)]),
+        Way::Template { key } => format!("from template {}", short_key(key)),
+        Way::Spare { key } => format!("a spare of template {}", short_key(key)),
         Way::Cold { reason, make_template } => {
             let making = if *make_template { "; one is made in the background" } else { "" };
             format!("cold start: {reason}{making}")

@@ -85,12 +85,29 @@ impl Ran {
 #[test]
 fn help_of_every_command() {
     let harness = Harness::new();
-    for command in ["", "run", "exec", "ps", "stop", "kill", "doctor", "completions", "man"] {
-        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|argument| !argument.is_empty()).collect();
+    let commands = [
+        "",
+        "run",
+        "exec",
+        "ps",
+        "stop",
+        "kill",
+        "template",
+        "template ls",
+        "template build",
+        "template rm",
+        "template prune",
+        "doctor",
+        "completions",
+        "man",
+    ];
+    for command in commands {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).filter(|word| !word.is_empty()).collect();
         let ran = harness.run(&arguments);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
         assert!(ran.stdout.contains("Examples:"), "{command} --help has examples");
-        insta::assert_snapshot!(format!("help-{}", if command.is_empty() { "viv" } else { command }), ran.stdout);
+        let name = if command.is_empty() { "viv".to_owned() } else { command.replace(' ', "-") };
+        insta::assert_snapshot!(format!("help-{name}"), ran.stdout);
     }
 }
 
@@ -166,6 +183,45 @@ fn i_know_shares_the_home_directory() {
 }
 
 #[test]
+fn templates_are_managed_without_a_vm() {
+    let harness = Harness::new();
+    harness.with_qemu("10.0.2");
+    // One of another viv, one that cannot be read, and what is left of one that was being made.
+    let of_another = |name: &str| format!("cache/viv/templates/{name}");
+    let key = "0123456789abcdef".repeat(2);
+    for name in [&key, "damaged"] {
+        std::fs::create_dir_all(harness.path(&of_another(name))).unwrap();
+    }
+    let content =
+        serde_json::json!({ "digest": "", "stamp": { "size": 0, "inode": 1, "modified": [0, 0], "changed": [0, 0] } });
+    let description = serde_json::json!({
+        "format": 1, "key": key, "id": "", "link_token": "", "tsc_khz": null, "created_at_unix_ms": 0,
+        "ingredients": { "viv": "0.0.1, templates 1" }, "files": [], "memory": content, "scratch": content,
+    });
+    harness.write(&of_another(&format!("{key}/template.json")), &description.to_string());
+    harness.write(&of_another("damaged/template.json"), "{");
+    let listed = harness.run(&["template", "ls", "--json"]).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(listed[0]["unusable_because"], "made by viv 0.0.1", "{listed}");
+    let shown: Vec<String> = [
+        &["template", "rm", "ffff"][..],
+        &["template", "rm", ""],
+        &["template", "rm"],
+        &["template", "prune", "--older-than", "soon"],
+    ]
+    .iter()
+    .map(|arguments| format!("$ viv {}\n{}", arguments.join(" "), harness.run(arguments).whole()))
+    .collect();
+    insta::assert_snapshot!(shown.join("\n"));
+    let pruned = harness.run(&["template", "prune", "--json"]).json();
+    assert_eq!((pruned["removed"][0]["key"].as_str(), &pruned["leftovers"]), (Some(&*key), &1.into()), "{pruned}");
+    let shown = [&["template", "prune"][..], &["template", "ls"]].map(|arguments| harness.run(arguments).whole());
+    insta::assert_snapshot!(shown.join("\n"));
+    harness.with_qemu("8.2.2");
+    insta::assert_snapshot!(harness.run(&["template", "build"]).whole());
+}
+
+#[test]
 fn a_wrong_configuration_is_refused_with_its_place() {
     let harness = Harness::new();
     harness.write("home/project/viv.toml", "[run]\nmemmory = \"4G\"\n");
@@ -195,7 +251,7 @@ fn resolved(ran: &Ran) -> Value {
     let sandbox = plan["sandbox"].as_object_mut().unwrap();
     assert_eq!(sandbox["id"].as_str().map(str::len), Some(8));
     assert!(sandbox["cpus"].as_u64().is_some_and(|cpus| cpus > 0));
-    for (key, value) in [("id", "[ID]"), ("hostname", "[HOSTNAME]"), ("user", "[USER]")] {
+    for (key, value) in [("id", "[ID]"), ("hostname", "[HOSTNAME]"), ("user", "[USER]"), ("timezone", "[TIMEZONE]")] {
         if key != "hostname" || sandbox["name"].is_null() {
             sandbox.insert(key.to_owned(), value.into());
         }

@@ -222,7 +222,7 @@ impl Cache {
 
     /// Whether what the recipe makes is there, as far as one `stat` per file tells. Changes nothing.
     pub(crate) fn has(&self, recipe: &Recipe) -> bool {
-        self.read_ref(recipe).is_some_and(|made| {
+        self.known(recipe).is_some_and(|made| {
             made.files
                 .iter()
                 .all(|file| Stamp::of(&self.blob(&file.digest)).is_ok_and(|stamp| stamp.size == file.stamp.size))
@@ -233,15 +233,16 @@ impl Cache {
         self.root.join("refs").join(recipe.kind).join(format!("{}.json", recipe.key()))
     }
 
-    /// A ref that cannot be read counts as none: it is written again.
-    fn read_ref(&self, recipe: &Recipe) -> Option<Made> {
+    /// What the recipe made, whether that is still there or not. A ref that cannot be read counts as
+    /// none: it is written again.
+    pub(crate) fn known(&self, recipe: &Recipe) -> Option<Made> {
         let made: Made = serde_json::from_slice(&fs::read(self.ref_path(recipe)).ok()?).ok()?;
         let plain = |file: &MadeFile| file.digest.len() == 64 && file.digest.bytes().all(|b| b.is_ascii_hexdigit());
         (made.format == FORMAT && made.files.iter().all(plain)).then_some(made)
     }
 
     fn lookup(&self, recipe: &Recipe) -> Result<Lookup> {
-        let Some(mut made) = self.read_ref(recipe) else { return Ok(Lookup::Missing) };
+        let Some(mut made) = self.known(recipe) else { return Ok(Lookup::Missing) };
         let mut restamped = false;
         for file in &mut made.files {
             let path = self.blob(&file.digest);
@@ -271,7 +272,7 @@ impl Cache {
 
     /// Removes a ref and the blobs of it that are damaged.
     fn forget(&self, recipe: &Recipe) -> Result<()> {
-        let Some(made) = self.read_ref(recipe) else { return Ok(()) };
+        let Some(made) = self.known(recipe) else { return Ok(()) };
         for file in &made.files {
             let path = self.blob(&file.digest);
             if hash_file(&path).is_ok_and(|digest| digest != file.digest) {

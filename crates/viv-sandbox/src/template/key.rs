@@ -17,6 +17,14 @@ const KEY_DIGITS: usize = 32;
 /// same template; whatever differs between them is given to the guest after that.
 pub(crate) type Ingredients = BTreeMap<String, String>;
 
+// The names of those ingredients that others ask for.
+pub(super) const VIV: &str = "viv";
+pub(super) const VMM: &str = "vmm";
+pub(super) const KERNEL: &str = "kernel";
+pub(super) const INITRAMFS: &str = "initramfs";
+/// Only where the guest sees the host's own.
+pub(super) const PROCESSOR: &str = "processor";
+
 /// Plans the making and the use of the template of a machine.
 pub(crate) fn plan(
     spec: &SandboxSpec,
@@ -37,8 +45,19 @@ pub(crate) fn plan(
         tsc_khz: (machine.accel == Accel::Tcg).then_some(host.tsc_khz),
         save: with(MachineStart::BootToSave, host)?,
         restore: qemu::plan(&restore, host).map_err(adopt)?,
+        files: [&artifacts.kernel, &artifacts.initramfs, &artifacts.root, &artifacts.scratch].map(Clone::clone).into(),
         ingredients,
     })
+}
+
+/// The viv it is made by.
+pub(super) fn viv() -> String {
+    format!("{}, templates {FORMAT}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The VMM it is made with.
+pub(super) fn vmm(host: &HostFacts) -> String {
+    format!("{} {}, {}", host.qemu.path.display(), host.qemu.version, host.qemu.stamp)
 }
 
 fn ingredients(
@@ -52,12 +71,12 @@ fn ingredients(
     let file = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let mut ingredients = Ingredients::from(
         [
-            ("viv", format!("{}, templates {FORMAT}", env!("CARGO_PKG_VERSION"))),
-            ("vmm", format!("{} {}, {}", host.qemu.path.display(), host.qemu.version, host.qemu.stamp)),
+            (VIV, viv()),
+            (VMM, vmm(host)),
             ("machine", arguments.join(" ")),
-            ("kernel", artifacts.kernel_digest.clone()),
+            (KERNEL, artifacts.kernel_digest.clone()),
             // Guest and modules; the file's name is its digest.
-            ("initramfs", file(&artifacts.initramfs)),
+            (INITRAMFS, file(&artifacts.initramfs)),
             ("image", artifacts.root_digest.clone()),
             ("disk", file(&artifacts.scratch)),
             ("memory", format!("{} MiB", spec.memory_mib)),
@@ -69,7 +88,7 @@ fn ingredients(
     );
     if accel == Accel::Kvm {
         // The guest has seen its processor, which KVM does not invent.
-        ingredients.insert("processor".to_owned(), host.processor.clone());
+        ingredients.insert(PROCESSOR.to_owned(), host.processor.clone());
     }
     ingredients
 }

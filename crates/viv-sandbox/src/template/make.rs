@@ -32,12 +32,18 @@ use crate::plan::StartPlan;
 use crate::process::memory_file;
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
-use crate::{Error, ErrorKind, Paths, Plan, Result, sys};
+use crate::{Error, ErrorKind, Paths, Plan, Result, memory, sys};
 
 /// What the guest runs before it is saved, so that it need not read it from its disk again: what
 /// nearly every command line begins with.
 const WARM_UP: [&[&str]; 2] =
     [&["sh", "-c", "exec true"], &["bash", "-lc", "ls / >/dev/null; cat /dev/null; exec env true"]];
+
+/// What a machine and its VMM take until it is saved, in MiB; measured under emulation, which takes more.
+const TOUCHED_MIB: u64 = 256;
+
+/// What a maker in the background leaves to others, in MiB.
+const HEADROOM_MIB: u64 = 512;
 
 /// How long these may take, beyond what a boot may.
 const WARM_UP_PATIENCE: Duration = Duration::from_secs(60);
@@ -67,7 +73,8 @@ impl MakeRequest {
     pub fn new(plan: &Plan, paths: &Paths) -> Result<Self> {
         let StartPlan::Template(template) = &plan.start else {
             let StartPlan::Cold { reason } = &plan.start else { unreachable!("there are two ways to start") };
-            return Err(Error::new(ErrorKind::InvalidSpec, format!("there can be no template: {reason}")));
+            let error = Error::new(ErrorKind::InvalidSpec, format!("there can be no template: {reason}"));
+            return Err(error.hint("viv doctor"));
         };
         let spec = &plan.spec;
         Ok(Self {
@@ -80,6 +87,36 @@ impl MakeRequest {
             paths: paths.clone(),
             background: false,
         })
+    }
+
+    /// The template's key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.template.key
+    }
+
+    /// The template, if it is there and can be used. One that is damaged is removed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the cache cannot be read.
+    pub fn existing(&self) -> Result<Option<TemplateInfo>> {
+        let store = Store::new(&self.paths);
+        if store.open(&self.template).is_err() {
+            return Ok(None);
+        }
+        let all = store.list().map_err(io("the templates could not be listed"))?;
+        Ok(all.into_iter().find(|info| info.key == self.template.key))
+    }
+
+    /// Waits until nobody makes it, and removes what makers that were killed left. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the cache cannot be used.
+    pub fn settle(&self) -> Result<()> {
+        let store = Store::new(&self.paths);
+        drop(store.wait(&self.template.key)?);
+        store.sweep();
+        Ok(())
     }
 }
 
@@ -190,7 +227,11 @@ async fn run(request: &MakeRequest) -> Result<TemplateInfo> {
         return Err(Error::new(ErrorKind::Ambiguous, "another process is making this template"));
     };
     let (staged, _staged_lock) = store.stage(key)?;
-    let made = boot_and_save(request, &staged).await;
+    let room = if request.background { enough_memory(request.memory_mib, memory::available()) } else { Ok(()) };
+    let made = match room {
+        Ok(()) => boot_and_save(request, &staged).await,
+        Err(error) => Err(error),
+    };
     let kept = made.and_then(|(id, token)| store.keep(&staged, &request.template, id, &token));
     if let Err(error) = &kept {
         // What stays is removed by the next maker.
@@ -198,6 +239,22 @@ async fn run(request: &MakeRequest) -> Result<TemplateInfo> {
         store.failed(key, Report::from(error));
     }
     kept
+}
+
+/// Nobody waits for a maker in the background, so nobody should have to make room for it either: not for
+/// what its machine touches until it is saved, which is little of its memory.
+fn enough_memory(memory_mib: u64, available: Option<u64>) -> Result<()> {
+    // The guest's kernel keeps a 64th of its memory as a table of it.
+    let machine_mib = (TOUCHED_MIB + memory_mib / 64).min(memory_mib);
+    let needed_mib = machine_mib + HEADROOM_MIB;
+    match available.map(|bytes| bytes >> 20) {
+        Some(available_mib) if available_mib < needed_mib => Err(Error::new(
+            ErrorKind::HostMemoryShort,
+            format!("it takes {needed_mib} MiB of free memory for some seconds, and there are {available_mib}"),
+        )
+        .hint("viv template build makes it all the same")),
+        _ => Ok(()),
+    }
 }
 
 /// Returns what the guest will say it is, and what its next session begins with.
@@ -302,4 +359,19 @@ pub(crate) async fn run_to_the_end(link: &Link, program: &[&str], user: &User) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maker_in_the_background_leaves_memory_to_others() {
+        assert!(enough_memory(2048, Some(800 << 20)).is_ok());
+        assert!(enough_memory(2048, None).is_ok(), "where the kernel does not say, it is tried");
+        assert!(enough_memory(128, Some(640 << 20)).is_ok(), "no more than the machine has");
+        let short = enough_memory(2048, Some((800 << 20) - 1)).unwrap_err();
+        assert_eq!(*short.kind(), ErrorKind::HostMemoryShort);
+        assert_eq!(short.to_string(), "it takes 800 MiB of free memory for some seconds, and there are 799");
+    }
 }

@@ -18,18 +18,22 @@
 //! not those recorded *and* whose content has another digest, another key inside than outside, a
 //! clock of another rate, a machine that does not come up or says that it is another.
 
+mod judge;
 mod key;
 mod make;
 mod store;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use viv_vmm::CommandPlan;
 
+pub use judge::TemplateJudge;
 pub(crate) use key::{Ingredients, plan};
 pub(crate) use make::run_to_the_end;
 pub use make::{MakeEvent, MakeRequest, make, make_in_background, maker_main};
 pub(crate) use store::{Opened, Store};
-pub use store::{TemplateInfo, list_templates, prune_templates, remove_template};
+pub use store::{Pruned, TemplateInfo, list_templates, prune_templates, remove_template};
 
 /// Changes with what a template is.
 const FORMAT: u32 = 2;
@@ -43,6 +47,8 @@ pub struct TemplatePlan {
     pub ingredients: Ingredients,
     /// The rate of the time-stamp counter that its guest goes by, if it does.
     pub tsc_khz: Option<u32>,
+    /// The files its machine is made from, without which it cannot be restored either.
+    pub files: Vec<PathBuf>,
     /// The VMM's command to make it.
     pub save: CommandPlan,
     /// The VMM's command to restore from it.

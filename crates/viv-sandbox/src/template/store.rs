@@ -68,6 +68,7 @@ pub(super) struct Description {
     pub tsc_khz: Option<u32>,
     pub created_at_unix_ms: u64,
     pub ingredients: Ingredients,
+    pub files: Vec<PathBuf>,
     pub memory: Content,
     pub devices: Content,
     pub scratch: Content,
@@ -86,6 +87,21 @@ pub struct TemplateInfo {
     pub disk_bytes: u64,
     /// Everything that decides whether it fits.
     pub ingredients: Ingredients,
+    /// The rate of the time-stamp counter that its guest goes by, in kHz, if it does.
+    pub tsc_khz: Option<u32>,
+    /// The files its machine is made from.
+    pub files: Vec<PathBuf>,
+}
+
+/// What was removed.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Templates.
+    pub templates: Vec<TemplateInfo>,
+    /// What makers that were killed left, and what nobody can read any more.
+    pub leftovers: usize,
+    /// What all of it took on disk, in bytes.
+    pub freed_bytes: u64,
 }
 
 /// A template in use: nobody can take it away any more.
@@ -243,13 +259,24 @@ impl Store {
 
     /// The maker's lock of a key; `None` if another one makes it.
     pub(super) fn lock(&self, key: &str) -> Result<Option<File>> {
+        let lock = self.lock_file(key)?;
+        Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(lock))
+    }
+
+    /// The same, once nobody else makes it.
+    pub(super) fn wait(&self, key: &str) -> Result<File> {
+        let lock = self.lock_file(key)?;
+        let failed = io(format!("{} cannot be used", self.root.display()));
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        Ok(lock)
+    }
+
+    fn lock_file(&self, key: &str) -> Result<File> {
         let failed = || io(format!("{} cannot be used", self.root.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(failed())?;
-        let path = self.root.join(format!(".lock-{key}"));
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o600);
-        let lock = options.open(&path).map_err(failed())?;
-        Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(lock))
+        options.open(self.root.join(format!(".lock-{key}"))).map_err(failed())
     }
 
     /// A directory to make a template in, and its lock. What makers that were killed left is removed.
@@ -266,7 +293,9 @@ impl Store {
         Ok((path, lock))
     }
 
-    fn sweep(&self) {
+    /// Removes what makers that were killed left; how much that was, and its bytes on disk.
+    pub(super) fn sweep(&self) -> (usize, u64) {
+        let mut swept = (0, 0);
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             if !entry.file_name().as_encoded_bytes().starts_with(b".new-") {
                 continue;
@@ -280,9 +309,13 @@ impl Store {
                 }),
             };
             if free {
-                let _ = fs::remove_dir_all(&path);
+                let bytes = disk_bytes(&path);
+                if fs::remove_dir_all(&path).is_ok() {
+                    swept = (swept.0 + 1, swept.1 + bytes);
+                }
             }
         }
+        swept
     }
 
     /// Puts what was made in `staged` in its place.
@@ -302,6 +335,7 @@ impl Store {
             tsc_khz: plan.tsc_khz,
             created_at_unix_ms: now(),
             ingredients: plan.ingredients.clone(),
+            files: plan.files.clone(),
             memory: content(MEMORY).map_err(failed())?,
             devices: content(DEVICES).map_err(failed())?,
             scratch: content(SCRATCH).map_err(failed())?,
@@ -334,18 +368,20 @@ impl Store {
         }
     }
 
-    /// All of them, the last used first.
-    pub(crate) fn list(&self) -> io::Result<Vec<TemplateInfo>> {
+    /// Where there are any, whatever they are worth.
+    fn directories(&self) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        let mut found: Vec<TemplateInfo> = entries
-            .flatten()
-            .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
-            // One that vanishes meanwhile, or cannot be read, is none.
-            .filter_map(|entry| info(&entry.path()).ok())
-            .collect();
+        let shown = |name: &std::ffi::OsStr| !name.as_encoded_bytes().starts_with(b".");
+        Ok(entries.flatten().filter(|entry| shown(&entry.file_name())).map(|entry| entry.path()).collect())
+    }
+
+    /// All of them, the last used first.
+    pub(crate) fn list(&self) -> io::Result<Vec<TemplateInfo>> {
+        // One that vanishes meanwhile, or cannot be read, is none.
+        let mut found: Vec<TemplateInfo> = self.directories()?.iter().filter_map(|path| info(path).ok()).collect();
         found.sort_by_key(|info| std::cmp::Reverse(info.used_at_unix_ms));
         Ok(found)
     }
@@ -354,18 +390,25 @@ impl Store {
 fn info(directory: &Path) -> io::Result<TemplateInfo> {
     let path = directory.join(DESCRIPTION);
     let known: Description = serde_json::from_slice(&fs::read(&path)?)?;
-    let mut disk_bytes = 0;
-    for name in [DESCRIPTION, MEMORY, DEVICES, SCRATCH] {
-        disk_bytes += fs::metadata(directory.join(name))?.blocks() * 512;
+    if directory.file_name().is_none_or(|name| name.as_encoded_bytes() != known.key.as_bytes()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is another one's"));
     }
     let used = fs::metadata(&path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(TemplateInfo {
         key: known.key,
         created_at_unix_ms: known.created_at_unix_ms,
         used_at_unix_ms: used.as_millis() as u64,
-        disk_bytes,
+        disk_bytes: disk_bytes(directory),
         ingredients: known.ingredients,
+        tsc_khz: known.tsc_khz,
+        files: known.files,
     })
+}
+
+/// What the files of a directory take, in bytes.
+fn disk_bytes(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|facts| facts.blocks() * 512).sum()
 }
 
 fn open_directory(path: &Path) -> io::Result<File> {
@@ -422,7 +465,8 @@ fn digest(file: &File) -> io::Result<String> {
     Ok(hex::encode(hasher.finalize()))
 }
 
-fn same_rate(ours: Option<u32>, theirs: Option<u32>) -> bool {
+/// Whether a guest that goes by one of these clocks finds the other right.
+pub(super) fn same_rate(ours: Option<u32>, theirs: Option<u32>) -> bool {
     match (ours, theirs) {
         (Some(ours), Some(theirs)) => {
             u64::from(ours.abs_diff(theirs)) * 1_000_000 <= u64::from(theirs) * CLOCK_TOLERANCE_PPM
@@ -474,21 +518,36 @@ pub fn remove_template(paths: &Paths, wanted: &str) -> Result<TemplateInfo> {
     Ok(info)
 }
 
-/// Removes the templates that `keep` does not want, and what makers that were killed left behind.
+/// Removes the templates that `keep` does not want, those that cannot be read, and what makers that
+/// were killed left behind.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if one cannot be removed.
-pub fn prune_templates(paths: &Paths, keep: impl Fn(&TemplateInfo) -> bool) -> Result<Vec<TemplateInfo>> {
+pub fn prune_templates(paths: &Paths, keep: impl Fn(&TemplateInfo) -> bool) -> Result<Pruned> {
     let store = Store::new(paths);
-    store.sweep();
-    let mut removed = Vec::new();
-    for info in list_templates(paths)? {
-        if !keep(&info) {
-            store.remove(&info.key).map_err(io(format!("the template {} could not be removed", info.key)))?;
-            removed.push(info);
+    let (leftovers, freed_bytes) = store.sweep();
+    let mut pruned = Pruned { templates: Vec::new(), leftovers, freed_bytes };
+    for directory in store.directories().map_err(io("the templates could not be listed"))? {
+        let failed = || io(format!("the template in {} could not be removed", directory.display()));
+        match info(&directory) {
+            Ok(info) if keep(&info) => {}
+            Ok(info) => {
+                store.remove(&info.key).map_err(failed())?;
+                pruned.freed_bytes += info.disk_bytes;
+                pruned.templates.push(info);
+            }
+            // Removed by someone else this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.exists() => {}
+            Err(_) => {
+                let bytes = disk_bytes(&directory);
+                let name = directory.file_name().unwrap_or_default().to_string_lossy();
+                store.remove(&name).map_err(failed())?;
+                pruned.leftovers += 1;
+                pruned.freed_bytes += bytes;
+            }
         }
     }
-    Ok(removed)
+    Ok(pruned)
 }
 
 const _: () = assert!(TOKEN_BYTES == 16, "a token is 32 hexadecimal digits in a description");

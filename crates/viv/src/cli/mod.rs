@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and nothing about what it does.
 
 mod run;
+mod template;
 
 use std::path::PathBuf;
 
@@ -11,7 +12,8 @@ use clap_complete::Shell;
 use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
-pub use run::RunArguments;
+pub use run::{MachineArguments, RunArguments};
+pub use template::{BuildArguments, ListArguments, PruneArguments, RemoveArguments, TemplateCommand};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -87,6 +89,9 @@ Examples:
   viv kill 3f2a                  at once; what the sandbox had not yet written is lost
   viv kill --all")]
     Kill(TargetArguments),
+    /// List, remove and make templates: booted machines that `viv run` starts from
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Check whether this machine is ready, and say what to do about it
     Doctor(DoctorArguments),
     /// Print the completion script of a shell
@@ -130,7 +135,11 @@ pub struct ExecArguments {
 #[command(after_help = "\
 Examples:
   viv ps
-  viv ps --json | jq -r '.[].id'")]
+  viv ps --json | jq -r '.[].id'
+  viv ps --json | jq '.[].memory.pss_bytes'
+
+MEMORY is what the sandbox may use, MEMORY USED what all its processes take of this machine's memory
+now (PSS); \"?\" if the kernel does not say.")]
 pub struct PsArguments {
     /// Print an array of JSON objects
     #[arg(long)]
@@ -213,7 +222,7 @@ mod tests {
     fn a_command_keeps_its_own_flags() {
         let arguments = run(&["--cpus", "4", "cargo", "test", "--cpus", "1", "-v", "--", "x"]).unwrap();
         assert_eq!(arguments.command, ["cargo", "test", "--cpus", "1", "-v", "--", "x"]);
-        assert_eq!(arguments.cpus, Some(4));
+        assert_eq!(arguments.machine.cpus, Some(4));
         assert_eq!(run(&["--", "--help"]).unwrap().command, ["--help"]);
         assert!(run(&[]).unwrap().command.is_empty());
     }

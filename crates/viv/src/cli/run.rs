@@ -33,20 +33,8 @@ pub struct RunArguments {
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 
-    #[arg(long, value_name = "NUMBER", help = d::CPUS.help_of_flag(), value_parser = values::parse_cpus, help_heading = "Machine")]
-    pub cpus: Option<u32>,
-    #[arg(long, value_name = "SIZE", help = d::MEMORY.help_of_flag(), help_heading = "Machine")]
-    pub memory: Option<Size>,
-    #[arg(long, value_name = "SIZE", help = d::DISK.help_of_flag(), help_heading = "Machine")]
-    pub disk: Option<Size>,
-    #[arg(long, value_name = "VMM", help = d::VMM.help_of_flag(), value_parser = values::parse_vmm, help_heading = "Machine")]
-    pub vmm: Option<VmmChoice>,
-    #[arg(long, value_name = "auto|kvm|tcg", help = d::ACCEL.help_of_flag(), value_parser = values::parse_accel, help_heading = "Machine")]
-    pub accel: Option<AccelChoice>,
-    #[arg(long, value_name = "FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
-    pub kernel: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
-    pub image: Option<PathBuf>,
+    #[command(flatten)]
+    pub machine: MachineArguments,
     #[arg(long, value_name = "auto|use|never", help = d::TEMPLATE.help_of_flag(), value_parser = values::parse_template, help_heading = "Machine")]
     pub template: Option<TemplateUse>,
     /// Boot the machine: the same as --template never
@@ -94,13 +82,50 @@ pub struct RunArguments {
     pub dry_run: bool,
 }
 
+/// What the machine is made of.
+#[derive(Debug, Clone, Args)]
+pub struct MachineArguments {
+    #[arg(long, value_name = "NUMBER", help = d::CPUS.help_of_flag(), value_parser = values::parse_cpus, help_heading = "Machine")]
+    pub cpus: Option<u32>,
+    #[arg(long, value_name = "SIZE", help = d::MEMORY.help_of_flag(), help_heading = "Machine")]
+    pub memory: Option<Size>,
+    #[arg(long, value_name = "SIZE", help = d::DISK.help_of_flag(), help_heading = "Machine")]
+    pub disk: Option<Size>,
+    #[arg(long, value_name = "VMM", help = d::VMM.help_of_flag(), value_parser = values::parse_vmm, help_heading = "Machine")]
+    pub vmm: Option<VmmChoice>,
+    #[arg(long, value_name = "auto|kvm|tcg", help = d::ACCEL.help_of_flag(), value_parser = values::parse_accel, help_heading = "Machine")]
+    pub accel: Option<AccelChoice>,
+    #[arg(long, value_name = "FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
+    pub kernel: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
+    pub image: Option<PathBuf>,
+}
+
+fn found<T>(value: T) -> Found<T> {
+    Found { value, origin: Origin::CommandLine }
+}
+
+impl MachineArguments {
+    /// The settings among the arguments; relative paths are meant from `directory`.
+    #[must_use]
+    pub fn layer(&self, directory: &Path) -> Layer {
+        Layer {
+            cpus: self.cpus.map(found),
+            memory: self.memory.map(found),
+            disk: self.disk.map(found),
+            vmm: self.vmm.map(found),
+            accel: self.accel.map(found),
+            kernel: self.kernel.as_ref().map(|path| found(directory.join(path))),
+            image: self.image.as_ref().map(|path| found(directory.join(path))),
+            ..Layer::default()
+        }
+    }
+}
+
 impl RunArguments {
     /// The settings among the arguments; relative paths are meant from `directory`.
     #[must_use]
     pub fn layer(&self, directory: &Path) -> Layer {
-        fn found<T>(value: T) -> Found<T> {
-            Found { value, origin: Origin::CommandLine }
-        }
         let user = if self.root { Some("root".to_owned()) } else { self.user.clone() };
         let environment = |request: &EnvironmentRequest| {
             let value = match &request.value {
@@ -117,22 +142,16 @@ impl RunArguments {
             })
         };
         Layer {
-            cpus: self.cpus.map(found),
-            memory: self.memory.map(found),
-            disk: self.disk.map(found),
             env: self.env.iter().map(environment).collect(),
             mounts: self.mounts.iter().map(mount).collect(),
             workdir: self.workdir.clone().map(found),
             user: user.map(found),
             timeout: self.timeout.map(found),
-            vmm: self.vmm.map(found),
-            accel: self.accel.map(found),
-            kernel: self.kernel.as_ref().map(|path| found(directory.join(path))),
-            image: self.image.as_ref().map(|path| found(directory.join(path))),
             template: if self.cold { Some(TemplateUse::Never) } else { self.template }.map(found),
             spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
+            ..self.machine.layer(directory)
         }
     }
 }

@@ -3,8 +3,8 @@
 use viv_proto::message::Exec;
 use viv_sandbox::{Paths, Record};
 
-use super::run::{ending_signal, failure_of_exec};
-use super::{Limits, block_on, conclude};
+use super::run::failure_of_exec;
+use super::{Limits, block_on, conclude, ending_signal};
 use crate::cli::ExecArguments;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, ErrorKind, Failure};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use viv_sandbox::{Paths, Record};
+use serde::Serialize;
+use viv_sandbox::{MemoryUse, Paths, Record};
 
 use super::block_on;
 use crate::cli::PsArguments;
@@ -16,23 +17,41 @@ use crate::settings::values::{Size, human_bytes};
 /// A state directory that cannot be read.
 pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
     let paths = Paths::from_environment()?;
-    let records = viv_sandbox::list(&paths)?;
+    let running: Vec<Running> = viv_sandbox::list(&paths)?
+        .into_iter()
+        .map(|record| Running { memory: Memory { pss_bytes: record.memory_use() }, record })
+        .collect();
     if arguments.json {
-        print_json(&records)?;
+        print_json(&running)?;
     } else {
-        print(&render(&records, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))?;
+        print(&render(&running, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))?;
     }
     Ok(0)
 }
 
+/// A sandbox as `--json` prints it.
+#[derive(Serialize)]
+struct Running {
+    #[serde(flatten)]
+    record: Record,
+    memory: Memory,
+}
+
+/// What it takes of the host's memory.
+#[derive(Serialize)]
+struct Memory {
+    /// Bytes, pages that several processes use counted in equal parts to each.
+    pss_bytes: MemoryUse,
+}
+
 /// The table; `now` is the time since the Unix epoch.
-fn render(records: &[Record], now: Duration) -> String {
-    if records.is_empty() {
+fn render(running: &[Running], now: Duration) -> String {
+    if running.is_empty() {
         return "no sandbox is running\n".to_owned();
     }
-    let rows: Vec<Vec<String>> = records
+    let rows: Vec<Vec<String>> = running
         .iter()
-        .map(|record| {
+        .map(|Running { record, memory }| {
             let age = now.saturating_sub(Duration::from_millis(record.started_at_unix_ms));
             vec![
                 record.id.clone(),
@@ -41,17 +60,18 @@ fn render(records: &[Record], now: Duration) -> String {
                 age_of(age),
                 record.cpus.to_string(),
                 Size(record.memory_mib << 20).to_string(),
+                memory.pss_bytes.total.map_or_else(|| "?".to_owned(), human_bytes),
                 name_of(&record.accel),
                 record.workspace.to_string_lossy().into_owned(),
                 command_line(&record.command),
             ]
         })
         .collect();
-    table(&["ID", "NAME", "STATE", "AGE", "CPUS", "MEMORY", "ACCEL", "WORKSPACE", "COMMAND"], &rows)
+    table(&["ID", "NAME", "STATE", "AGE", "CPUS", "MEMORY", "MEMORY USED", "ACCEL", "WORKSPACE", "COMMAND"], &rows)
 }
 
-/// Time since the start, in whole seconds at the finest.
-fn age_of(age: Duration) -> String {
+/// Time since something happened, in whole seconds at the finest.
+pub fn age_of(age: Duration) -> String {
     match age.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),
         _ => human_duration(age),
@@ -123,6 +143,24 @@ mod tests {
             [0, 59, 61, 7200].map(|age| age_of(Duration::from_secs(age))),
             ["0 s", "59 s", "1 min 1 s", "2 h 0 min"]
         );
+    }
+
+    #[test]
+    fn the_list_reads_well() {
+        let record = serde_json::json!({
+            "id": "3f2a91c0", "name": "review", "labels": {}, "command": ["make", "test"], "state": "running",
+            "workspace": "/home/u/project", "cpus": 2, "memory_mib": 2048, "accel": "tcg",
+            "started_at_unix_ms": 1_000_000, "monitor_pid": 100, "vmm_pid": 101, "processes": [],
+            "file_daemon_pid": 102,
+        });
+        let running = |total| {
+            let pss_bytes = MemoryUse { monitor: Some(3 << 20), vmm: total, file_daemon: None, total };
+            let record = serde_json::from_value(record.clone()).unwrap();
+            Running { record, memory: Memory { pss_bytes } }
+        };
+        let all = [running(Some(104 << 20)), running(None)];
+        insta::assert_snapshot!(render(&all, Duration::from_secs(1090)));
+        insta::assert_json_snapshot!(&all[1]);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What each command does.
 
 pub mod doctor;
+mod dry_run;
 pub mod exec;
 pub mod manage;
+mod prepare;
 pub mod print;
 pub mod run;
+pub mod template;
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,7 +18,7 @@ use crate::error::{self, Error, ErrorKind, Failure};
 use crate::exit_code;
 use crate::output::{Printer, human_duration};
 use crate::settings::values::human_bytes;
-use crate::terminal::End;
+use crate::terminal::{End, Signals};
 
 /// Runs a future to its end on this thread.
 ///
@@ -41,6 +44,16 @@ pub struct Limits {
     pub disk: Option<u64>,
     /// Time for the program; none if there is no limit.
     pub timeout: Option<Duration>,
+}
+
+/// The next signal that ends a command which has no program to hand it to.
+pub async fn ending_signal(signals: &mut Signals) -> i32 {
+    loop {
+        let number = signals.next().await;
+        if matches!(number, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+            return number;
+        }
+    }
 }
 
 /// The exit code of a session that ended by itself, or the failure it ended with.

@@ -1,24 +1,20 @@
 //! `viv run`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use viv_image::{Cache, ImageSource, KernelSource};
 use viv_proto::message::Exec;
-use viv_sandbox::{Artifacts, Event, HostMark, MakeRequest, Paths, Plan, Sandbox, SandboxSpec, StartRequest, Way};
+use viv_sandbox::{Event, HostMark, MakeRequest, Paths, Plan, Sandbox, StartRequest, Way};
 
-use super::{Limits, block_on, conclude};
+use super::dry_run::dry_run;
+use super::{Limits, block_on, conclude, ending_signal, prepare};
 use crate::cli::RunArguments;
 use crate::environment::HostEnvironment;
-use crate::error::{self, Error, ErrorKind, Failure};
-use crate::guest_binary;
-use crate::output::clean::clean;
-use crate::output::{JsonEvent, Printer, ProgressReporter, Timings, milliseconds, print, print_json};
-use crate::resolve::{self, Request, Resolved};
-use crate::settings::file::{self, PROJECT_FILE, Trust};
+use crate::error::{self, Failure};
+use crate::output::{JsonEvent, Printer, Timings, milliseconds};
+use crate::resolve::Resolved;
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
-use crate::timing::{self, Told};
+use crate::timing::{Clock, Told};
 use crate::{exit_code, render};
 
 /// Runs a program in a fresh sandbox and returns its exit code.
@@ -30,194 +26,81 @@ pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
     let mut clock = Clock::start();
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
-    let resolved = resolve_arguments(arguments, &host, &paths)?;
+    let asked = arguments.layer(&host.directory);
+    let resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
     if arguments.dry_run {
         return dry_run(&resolved, &paths, arguments.json);
     }
-    for warning in &resolved.warnings {
+    let Resolved { sandbox, exec, timeout, warnings, .. } = resolved;
+    for warning in &warnings {
         printer.warning(warning, None);
     }
-    // Planned before anything is built: nobody wants to wait for an image only to learn that
-    // there is no QEMU, or no such machine.
-    let facts = viv_sandbox::probe_host(&paths)?;
-    let provisional = viv_sandbox::plan(&resolved.sandbox, &artifacts_to_be(&resolved.sandbox), &facts)?;
-    for warning in &provisional.warnings {
-        printer.warning(&warning.message, warning.hint.as_deref());
+    let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|plan| {
+        printer.timing("kernel and image are there", began.elapsed());
+        let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
+        let start = StartRequest { plan, paths, executable };
+        block_on(run_in_sandbox(start, Program { exec, timeout, began }, printer, &mut clock))?
+    });
+    if arguments.timing {
+        clock.show(printer, ran.is_ok());
     }
-    clock.mark("settings");
-    let artifacts = prepare(&resolved.sandbox, &paths, printer)?;
-    let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
-    let timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
-    clock.mark("artifacts");
-    printer.timing("kernel and image are there", began.elapsed());
-    let run = Run {
-        start: StartRequest {
-            plan,
-            paths,
-            executable: std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?,
-        },
-        exec: resolved.exec,
-        timeout: resolved.timeout,
-        began,
-        timings,
-        clock,
-        show_timing: arguments.timing,
-    };
-    block_on(run_sandbox(run, printer))?
+    let Ran { exit_code, signal, timed_out, timings } = ran?;
+    printer.event(&JsonEvent::Result { id: &sandbox.id, exit_code, signal, timed_out, timings });
+    Ok(exit_code)
 }
 
-/// What is started, and what is run in it.
-struct Run {
-    start: StartRequest,
+/// What is run in a sandbox.
+struct Program {
     exec: Exec,
     timeout: Option<Duration>,
+    /// When viv was started.
     began: Instant,
+}
+
+/// What came of it.
+struct Ran {
+    exit_code: u8,
+    signal: Option<i32>,
+    timed_out: bool,
     timings: Timings,
-    clock: Clock,
-    show_timing: bool,
 }
 
-/// When each part of the run was done.
-struct Clock {
-    began: HostMark,
-    marks: Vec<HostMark>,
-    told: Told,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { began: HostMark::now("began"), marks: Vec::new(), told: Told::default() }
-    }
-
-    fn mark(&mut self, name: &str) {
-        self.marks.push(HostMark::now(name));
-    }
-
-    /// Something was done so long after the last mark.
-    fn mark_later(&mut self, name: &str, after: Duration) {
-        let last = self.marks.last().unwrap_or(&self.began).at_ns;
-        let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
-        self.marks.push(HostMark { name: name.to_owned(), at_ns: last.saturating_add(after) });
-    }
-}
-
-/// The template that this run found missing, made by a process of its own: once the program has run
-/// for a while, or at the end, so that it never competes with a start.
-struct Making {
-    request: Option<MakeRequest>,
+/// What is done for the starts to come, by processes of their own: once the program has run for a
+/// while, or at the end, so that it never competes with a start.
+struct Later {
+    /// The template that this run found missing.
+    template: Option<MakeRequest>,
+    /// The plan whose spares are to be there.
+    spares: Option<Plan>,
+    paths: Paths,
     executable: PathBuf,
 }
 
-impl Making {
+impl Later {
     /// How long the program runs undisturbed.
     const DELAY: Duration = Duration::from_secs(3);
 
     fn begin(&mut self) {
-        if let Some(request) = self.request.take() {
-            // It is for the next start; this one does not depend on it.
+        // This run does not depend on either.
+        if let Some(request) = self.template.take() {
             let _ = viv_sandbox::make_in_background(request, &self.executable);
+        }
+        if let Some(plan) = self.spares.take() {
+            let _ = viv_sandbox::keep_spares(&plan, &self.paths, &self.executable);
         }
     }
 }
 
-/// Where artifacts will be is decided when they are made; their names say enough for a plan.
-fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
-    Artifacts {
-        kernel: spec.kernel.clone().unwrap_or_else(|| PathBuf::from("KERNEL")),
-        kernel_digest: String::new(),
-        initramfs: PathBuf::from("INITRAMFS"),
-        root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
-        root_digest: String::new(),
-        scratch: PathBuf::from("SCRATCH"),
-    }
-}
-
-/// The run's settings from all places, resolved.
-fn resolve_arguments(arguments: &RunArguments, host: &HostEnvironment, paths: &Paths) -> Result<Resolved, Failure> {
-    let asked = arguments.workspace.as_deref().unwrap_or(Path::new("."));
-    let workspace = host.directory.join(asked).canonicalize().map_err(|error| {
-        Error::new(ErrorKind::NotFound, format!("the workspace {} cannot be opened", clean(&asked.to_string_lossy())))
-            .source(error)
-    })?;
-    if !workspace.is_dir() {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!("the workspace {} is not a directory", clean(&asked.to_string_lossy())),
-        )
-        .hint("share a single file with --mount")
-        .into());
-    }
-    let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
-    let project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
-    let settings = arguments.layer(&host.directory).over(project_file).over(user_file);
-    let terminal = terminal::wanted().then(terminal::size);
-    let request =
-        Request { id: viv_sandbox::new_id(), settings, workspace, command: arguments.command.clone(), terminal };
-    Ok(resolve::resolve(request, host, &|path| path.canonicalize())?)
-}
-
-/// What `--dry-run` shows.
-#[derive(Serialize)]
-struct DryRun<'a> {
-    #[serde(flatten)]
-    resolved: &'a Resolved,
-    /// The machine, or why it cannot be planned on this host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    machine: Option<Plan>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    machine_error: Option<viv_error::Report>,
-    /// What a run would have to build first.
-    to_build: Vec<&'static str>,
-}
-
-fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
-    let built = Cache::open(&paths.cache).ok().map(|cache| viv_image::is_built(&cache));
-    let mut to_build = Vec::new();
-    if resolved.sandbox.kernel.is_none() && !built.as_ref().is_some_and(|built| built.kernel) {
-        to_build.push("kernel");
-    }
-    if resolved.sandbox.image.is_none() && !built.as_ref().is_some_and(|built| built.root) {
-        to_build.push("root image");
-    }
-    let plan = viv_sandbox::probe_host(paths)
-        .and_then(|facts| viv_sandbox::plan(&resolved.sandbox, &artifacts_to_be(&resolved.sandbox), &facts));
-    let (machine, machine_error) = match plan {
-        Ok(plan) => (Some(plan), None),
-        Err(error) => (None, Some(viv_error::Report::from(&error))),
-    };
-    let shown = DryRun { resolved, machine, machine_error, to_build };
-    if json {
-        print_json(&shown)?;
-    } else {
-        print(&render::dry_run(resolved, shown.machine.as_ref(), shown.machine_error.as_ref(), &shown.to_build))?;
-    }
-    Ok(0)
-}
-
-/// Makes sure of kernel, initramfs, root image and an empty disk.
-fn prepare(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
-    let cache = Cache::open(&paths.cache)?;
-    let progress = ProgressReporter::new(printer);
-    let kernel_source = spec.kernel.clone().map_or(KernelSource::Default, KernelSource::File);
-    let image_source = spec.image.clone().map_or(ImageSource::Default, ImageSource::File);
-    let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
-    let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
-    let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
-    let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
-    Ok(Artifacts {
-        kernel: kernel.vmlinux,
-        kernel_digest: kernel.digest,
-        initramfs,
-        root: root.path,
-        root_digest: root.digest,
-        scratch,
-    })
-}
-
 /// Starts the sandbox, runs the program, stops the sandbox.
-async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
-    let Run { start, mut exec, timeout, began, mut timings, mut clock, show_timing } = run;
+async fn run_in_sandbox(
+    start: StartRequest,
+    program: Program,
+    printer: &Printer,
+    clock: &mut Clock,
+) -> Result<Ran, Failure> {
+    let Program { mut exec, timeout, began } = program;
+    let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
     if at_terminal {
@@ -230,19 +113,23 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
     let request = MakeRequest::new(&start.plan, &paths).ok();
-    let mut making = Making { request: None, executable: start.executable.clone() };
+    let plan = (spec.spares > 0).then(|| start.plan.clone());
+    let mut later = Later { template: None, spares: None, paths: paths.clone(), executable: start.executable.clone() };
 
     let start_began = Instant::now();
     let on_event = |event: &Event| match event {
         Event::Starting(way) => {
             printer.event(&JsonEvent::Starting { id: &id, way });
             printer.detail(&render::way(way));
-            making.request = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+            // All that is known of the start if it leads nowhere; else the monitor tells more.
+            clock.heard(Told { monitor: vec![HostMark::now("monitor")], guest: Vec::new() });
+            later.template = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
+            later.spares = plan.clone().filter(|_| !matches!(way, Way::Cold { .. }));
         }
         Event::Ready { guest_uptime_ms, marks, guest_marks } => {
             let milliseconds = milliseconds(start_began.elapsed());
             printer.event(&JsonEvent::Ready { id: &id, milliseconds, guest_uptime_ms: *guest_uptime_ms });
-            clock.told = Told { monitor: marks.clone(), guest: guest_marks.clone() };
+            clock.heard(Told { monitor: marks.clone(), guest: guest_marks.clone() });
         }
         _ => {}
     };
@@ -258,18 +145,18 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     let program_began = Instant::now();
     let options = SessionOptions { terminal: at_terminal, timeout };
     let outcome = {
-        let running = run_program(&mut sandbox, &exec, options, &mut signals, printer, &mut clock);
+        let running = run_program(&mut sandbox, &exec, options, &mut signals, printer, clock);
         tokio::pin!(running);
         tokio::select! {
             outcome = &mut running => outcome,
-            () = tokio::time::sleep(Making::DELAY) => {
-                making.begin();
+            () = tokio::time::sleep(Later::DELAY) => {
+                later.begin();
                 running.await
             }
         }
     };
     timings.program_ms = milliseconds(program_began.elapsed());
-    clock.mark("program ended");
+    clock.mark(if outcome.is_ok() { "program ended" } else { "program refused" });
 
     let stop_began = Instant::now();
     let settled = matches!(&outcome, Ok((End::Exited(report), _)) if report.settled);
@@ -284,7 +171,7 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     timings.total_ms = milliseconds(began.elapsed());
     printer.timing("the sandbox is gone", stop_began.elapsed());
     clock.mark("stopped");
-    making.begin();
+    later.begin();
 
     let (end, first_output) = outcome?;
     timings.first_output_ms = first_output;
@@ -301,13 +188,7 @@ async fn run_sandbox(run: Run, printer: &Printer) -> Result<u8, Failure> {
     }
     let signal = if let End::Exited(report) = &end { report.signal } else { None };
     let timed_out = matches!(end, End::TimedOut);
-    if show_timing {
-        let spans = timing::spans(&clock.began, &clock.marks, &clock.told);
-        printer.event(&JsonEvent::Timing { spans: &spans });
-        printer.note(&timing::render(&spans));
-    }
-    printer.event(&JsonEvent::Result { id: &id, exit_code: code, signal, timed_out, timings });
-    Ok(code)
+    Ok(Ran { exit_code: code, signal, timed_out, timings })
 }
 
 /// Runs the program to the session's end. Returns that and when its first output came.
@@ -350,16 +231,6 @@ async fn stop(sandbox: Sandbox, settled: bool, signals: &mut Signals) -> Result<
     tokio::select! {
         stopped = ended => Ok(stopped?),
         number = ending_signal(signals) => Err(Failure::quiet(exit_code::of_signal(number))),
-    }
-}
-
-/// The next signal that ends a run which has no program to hand it to.
-pub async fn ending_signal(signals: &mut Signals) -> i32 {
-    loop {
-        let number = signals.next().await;
-        if matches!(number, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
-            return number;
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use viv_sandbox::OLDEST_QEMU;
+use viv_sandbox::{OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES};
 
 use super::facts::{Backports, Disk, Facts, Kvm, Memory, Namespaces, Qemu, Subordinate};
 use crate::output::shell_words;
@@ -134,14 +134,8 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks.push(image_tools(facts));
     checks.push(built("kernel", facts.kernel_built, "the first run fetches and unpacks it"));
     checks.push(built("image", facts.image_built, "the first run builds it, in about a minute"));
-    checks.push(Check::ok(
-        "vsock",
-        if facts.vsock {
-            "/dev/vhost-vsock can be opened; the link goes over it"
-        } else {
-            "/dev/vhost-vsock cannot be opened; the link goes over a serial port instead"
-        },
-    ));
+    checks.extend(templates(facts));
+    checks.push(Check::ok("vsock", vsock(facts)));
     checks
 }
 
@@ -319,6 +313,36 @@ fn image_tools(facts: &Facts) -> Check {
         if facts.kernel_built && facts.image_built { Check::warn(NAME, message) } else { Check::fail(NAME, message) };
     let steps = install(facts, &packages);
     if steps.is_empty() { check.note(format!("install {}", packages.join(", "))) } else { check.steps(steps) }
+}
+
+fn vsock(facts: &Facts) -> &'static str {
+    match &facts.qemu {
+        Qemu::Found { version, .. } if *version < OLDEST_QEMU_FOR_TEMPLATES && facts.vsock => {
+            "/dev/vhost-vsock can be opened; the link goes over it"
+        }
+        Qemu::Found { version, .. } if *version < OLDEST_QEMU_FOR_TEMPLATES => {
+            "/dev/vhost-vsock cannot be opened; the link goes over a serial port instead"
+        }
+        _ => "not needed; the link goes over a serial port, as templates want it",
+    }
+}
+
+/// Without a QEMU there is nothing to say of them.
+fn templates(facts: &Facts) -> Option<Check> {
+    const NAME: &str = "templates";
+    let Qemu::Found { version, .. } = &facts.qemu else { return None };
+    let (major, minor) = OLDEST_QEMU_FOR_TEMPLATES;
+    if *version < OLDEST_QEMU_FOR_TEMPLATES {
+        let message = format!("QEMU {}.{} cannot make them; every start boots its machine", version.0, version.1);
+        return Some(Check::warn(NAME, message).note(format!("QEMU {major}.{minor} or newer makes them")));
+    }
+    Some(Check::ok(
+        NAME,
+        match facts.templates.count {
+            0 => "none yet; the first run has one made in the background".to_owned(),
+            count => format!("{count}, {} on disk", human_bytes(facts.templates.disk)),
+        },
+    ))
 }
 
 fn built(name: &'static str, built: bool, otherwise: &str) -> Check {

@@ -27,12 +27,23 @@ pub struct Facts {
     pub kernel_built: bool,
     /// The default root image is in the cache.
     pub image_built: bool,
+    /// Templates in the cache.
+    pub templates: Templates,
     /// /dev/vhost-vsock can be opened.
     pub vsock: bool,
     /// apt-get is there to install what is missing.
     pub apt: bool,
     /// On a Debian whose own QEMU is too old: where there is a newer one.
     pub backports: Option<Backports>,
+}
+
+/// Booted machines that were saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Templates {
+    /// How many.
+    pub count: usize,
+    /// What they take on disk, bytes.
+    pub disk: u64,
 }
 
 /// Debian's newer packages for an older release.

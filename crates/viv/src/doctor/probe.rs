@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use viv_image::Cache;
 use viv_sandbox::Paths;
 
-use super::facts::{Backports, Disk, Facts, Kvm, Memory, Namespaces, Qemu, Subordinate, Tool};
+use super::facts::{Backports, Disk, Facts, Kvm, Memory, Namespaces, Qemu, Subordinate, Templates, Tool};
 use crate::sys;
 
 /// The hidden command that tries a user namespace out.
@@ -47,11 +47,17 @@ pub fn probe(paths: &Paths) -> Facts {
             .collect(),
         kernel_built: built.as_ref().is_some_and(|built| built.kernel),
         image_built: built.as_ref().is_some_and(|built| built.root),
+        templates: templates(paths),
         vsock: OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok(),
         apt: find_program("apt-get").is_some(),
         backports: backports(),
         user,
     }
+}
+
+fn templates(paths: &Paths) -> Templates {
+    let all = viv_sandbox::list_templates(paths).unwrap_or_default();
+    Templates { count: all.len(), disk: all.iter().map(|info| info.disk_bytes).sum() }
 }
 
 /// Where a program is, if it is in PATH, or where Debian keeps programs of the administrator.

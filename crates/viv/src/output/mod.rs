@@ -71,8 +71,10 @@ pub enum JsonEvent<'a> {
     },
     /// Where the time went, if that was asked for: the last line but one.
     Timing {
-        /// Parts of the start and the end, in order.
+        /// The parts, each followed by those inside that it waited for.
         spans: &'a [Span],
+        /// All of it, in microseconds.
+        total_us: u64,
     },
     /// The program ended: the last line.
     Result {

@@ -21,6 +21,7 @@ fn ready() -> Facts {
         missing_tools: vec![],
         kernel_built: true,
         image_built: true,
+        templates: Templates { count: 2, disk: 190 << 20 },
         vsock: false,
         apt: true,
         backports: None,

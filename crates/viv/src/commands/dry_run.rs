@@ -1,0 +1,53 @@
+//! `viv run --dry-run`
+
+use serde::Serialize;
+use viv_image::Cache;
+use viv_sandbox::{Paths, Plan};
+
+use super::prepare::artifacts_to_be;
+use crate::error::Failure;
+use crate::output::{print, print_json};
+use crate::render;
+use crate::resolve::Resolved;
+
+/// What `--dry-run` shows.
+#[derive(Serialize)]
+struct DryRun<'a> {
+    #[serde(flatten)]
+    resolved: &'a Resolved,
+    /// The machine, or why it cannot be planned on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Plan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine_error: Option<viv_error::Report>,
+    /// What a run would have to build first.
+    to_build: Vec<&'static str>,
+}
+
+/// Prints what would be run, in which machine, and what would have to be built first.
+///
+/// # Errors
+/// A stdout that cannot be written; a machine that cannot be planned is part of what is shown.
+pub fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
+    let built = Cache::open(&paths.cache).ok().map(|cache| viv_image::is_built(&cache));
+    let mut to_build = Vec::new();
+    if resolved.sandbox.kernel.is_none() && !built.as_ref().is_some_and(|built| built.kernel) {
+        to_build.push("kernel");
+    }
+    if resolved.sandbox.image.is_none() && !built.as_ref().is_some_and(|built| built.root) {
+        to_build.push("root image");
+    }
+    let plan = viv_sandbox::probe_host(paths)
+        .and_then(|facts| viv_sandbox::plan(&resolved.sandbox, &artifacts_to_be(&resolved.sandbox), &facts));
+    let (machine, machine_error) = match plan {
+        Ok(plan) => (Some(plan), None),
+        Err(error) => (None, Some(viv_error::Report::from(&error))),
+    };
+    let shown = DryRun { resolved, machine, machine_error, to_build };
+    if json {
+        print_json(&shown)?;
+    } else {
+        print(&render::dry_run(resolved, shown.machine.as_ref(), shown.machine_error.as_ref(), &shown.to_build))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,103 @@
+//! What comes before a machine: settings from all places, and the files it is made from.
+
+use std::path::{Path, PathBuf};
+
+use viv_image::{Cache, ImageSource, KernelSource};
+use viv_sandbox::{Artifacts, Paths, Plan, SandboxSpec};
+
+use crate::environment::HostEnvironment;
+use crate::error::{Error, ErrorKind, Failure};
+use crate::guest_binary;
+use crate::output::clean::clean;
+use crate::output::{Printer, ProgressReporter};
+use crate::resolve::{self, Request, Resolved};
+use crate::settings::Layer;
+use crate::settings::file::{self, PROJECT_FILE, Trust};
+use crate::terminal;
+use crate::timing::Clock;
+
+/// The settings of a sandbox on `workspace`, the current directory unless named, from all places:
+/// `asked` are those of the command line.
+///
+/// # Errors
+/// A workspace or a configuration file that cannot be used, and those of [`resolve::resolve`].
+pub fn settings(
+    workspace: Option<&Path>,
+    asked: Layer,
+    command: &[String],
+    host: &HostEnvironment,
+    paths: &Paths,
+) -> Result<Resolved, Failure> {
+    let named = workspace.unwrap_or(Path::new("."));
+    let workspace = host.directory.join(named).canonicalize().map_err(|error| {
+        Error::new(ErrorKind::NotFound, format!("the workspace {} cannot be opened", clean(&named.to_string_lossy())))
+            .source(error)
+    })?;
+    if !workspace.is_dir() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the workspace {} is not a directory", clean(&named.to_string_lossy())),
+        )
+        .hint("share a single file with --mount")
+        .into());
+    }
+    let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
+    let project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
+    let settings = asked.over(project_file).over(user_file);
+    let terminal = terminal::wanted().then(terminal::size);
+    let request = Request { id: viv_sandbox::new_id(), settings, workspace, command: command.to_vec(), terminal };
+    Ok(resolve::resolve(request, host, &|path| path.canonicalize())?)
+}
+
+/// Plans a sandbox and builds what it is made from, if that is missing; marks on `clock` when the
+/// first and the second of it was done.
+///
+/// # Errors
+/// A machine that this host cannot run, an artifact that cannot be built.
+pub fn plan(spec: &SandboxSpec, paths: &Paths, printer: &Printer, clock: &mut Clock) -> Result<Plan, Failure> {
+    // Planned before anything is built: nobody wants to wait for an image only to learn that
+    // there is no QEMU, or no such machine.
+    let facts = viv_sandbox::probe_host(paths)?;
+    let provisional = viv_sandbox::plan(spec, &artifacts_to_be(spec), &facts)?;
+    for warning in &provisional.warnings {
+        printer.warning(&warning.message, warning.hint.as_deref());
+    }
+    clock.mark("settings");
+    let artifacts = build(spec, paths, printer)?;
+    let plan = viv_sandbox::plan(spec, &artifacts, &facts)?;
+    clock.mark("artifacts");
+    Ok(plan)
+}
+
+/// Where artifacts will be is decided when they are made; their names say enough for a plan.
+#[must_use]
+pub fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
+    Artifacts {
+        kernel: spec.kernel.clone().unwrap_or_else(|| PathBuf::from("KERNEL")),
+        kernel_digest: String::new(),
+        initramfs: PathBuf::from("INITRAMFS"),
+        root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
+        root_digest: String::new(),
+        scratch: PathBuf::from("SCRATCH"),
+    }
+}
+
+/// Makes sure of kernel, initramfs, root image and an empty disk.
+fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
+    let cache = Cache::open(&paths.cache)?;
+    let progress = ProgressReporter::new(printer);
+    let kernel_source = spec.kernel.clone().map_or(KernelSource::Default, KernelSource::File);
+    let image_source = spec.image.clone().map_or(ImageSource::Default, ImageSource::File);
+    let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
+    let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
+    let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
+    let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
+    Ok(Artifacts {
+        kernel: kernel.vmlinux,
+        kernel_digest: kernel.digest,
+        initramfs,
+        root: root.path,
+        root_digest: root.digest,
+        scratch,
+    })
+}
