@@ -213,7 +213,10 @@ fn a_copy_is_used_once_it_was_read_and_then_known() {
     fs::remove_dir_all(&directory).unwrap();
     fs::rename(&copy, &directory).unwrap();
     let before = fixture.description(&plan);
-    fixture.store.open(&plan).unwrap();
+    let opened = fixture.store.open(&plan).unwrap();
+    for file in [&opened.memory, &opened.devices, &opened.scratch] {
+        assert_eq!(content(file).len() as u64, 4 * MIB, "it is handed on from its beginning");
+    }
     let stamped = fixture.description(&plan);
     assert_ne!(stamped["memory"]["stamp"], before["memory"]["stamp"]);
     assert_eq!(stamped["memory"]["digest"], before["memory"]["digest"]);
