@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -126,7 +126,8 @@ impl Peer {
             command.arg("--disable-kvm");
         }
         command.arg("--run").arg(&self.kernel).arg("--").args(program);
-        command.env("PATH", &self.path).current_dir(&self.project);
+        // It prepares a terminal there, whether there is one or not.
+        command.env("PATH", &self.path).current_dir(&self.project).stderr(Stdio::null());
         command
     }
 }
