@@ -137,8 +137,16 @@ impl Starts<'_> {
         let mut pairs = Pairs::new();
         for run in 1..=self.runs {
             eprintln!("making a template: run {run} of {}", self.runs);
-            let cold = self.viv(&alone, &["true"])?.end;
-            pairs.push(self.viv(SHAPE_OF_ITS_OWN, &["true"])?.end, cold);
+            let timed = |options| self.viv(options, &["true"]).map(|timing| timing.end);
+            // In turns also who goes first, right after the last maker.
+            if run % 2 == 0 {
+                let making = timed(SHAPE_OF_ITS_OWN)?;
+                templates::build(self.viv, SHAPE_OF_ITS_OWN)?;
+                pairs.push(making, timed(&alone)?);
+            } else {
+                let cold = timed(&alone)?;
+                pairs.push(timed(SHAPE_OF_ITS_OWN)?, cold);
+            }
             // One is made at a time: this waits for it and finds it made.
             templates::build(self.viv, SHAPE_OF_ITS_OWN)?;
             templates::remove(self.viv, MEMORY_OF_ITS_OWN)?;
