@@ -23,17 +23,15 @@ pub struct RestoreFloor {
 
 impl RestoreFloor {
     /// Builds the client and its file daemon, and plans what they do from `sandbox`, which viv has
-    /// restored from a template, and from what viv says of such a start.
+    /// restored from the template `key`, and from what viv says of such a start.
     ///
     /// # Errors
     /// If the sandbox does not come from a template.
-    pub fn prepare(viv: &Path, sandbox: &Running, directory: &Path) -> Result<Self> {
+    pub fn prepare(viv: &Path, key: &str, sandbox: &Running, directory: &Path) -> Result<Self> {
         let (client, file_daemon) = build()?;
         let running = sandbox.machine()?;
         let machine = derive(&running)?;
-        let run = Command::new(viv).args(["run", "--json", "--", "true"]).current_dir(directory).output();
-        let events = run.context("cannot run viv")?.stderr;
-        let template = template_of(&running, &key_of(&String::from_utf8_lossy(&events))?)?;
+        let template = template_of(&running, key)?;
         let shown =
             Command::new(viv).args(["run", "--dry-run", "--json", "--", "true"]).current_dir(directory).output();
         let resolved = serde_json::from_slice(&shown.context("cannot run viv")?.stdout)
@@ -141,13 +139,6 @@ fn template_of(machine: &[String], key: &str) -> Result<PathBuf> {
     Ok(cache.join("templates").join(key))
 }
 
-/// The key of the template that a start was made from, as viv's events tell.
-fn key_of(events: &str) -> Result<String> {
-    let mut events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let key = events.find_map(|event| event["way"]["template"]["key"].as_str().map(str::to_owned));
-    key.context("viv did not start from a template; `viv run -v` says why")
-}
-
 /// What the guest is told, as viv would: from the resolved start and the template's description.
 fn told(resolved: &Value, template: &Value) -> Result<Value> {
     let (sandbox, exec) = (&resolved["sandbox"], &resolved["exec"]);
@@ -198,10 +189,7 @@ mod tests {
 
     #[test]
     fn the_template_is_found_by_its_key_beside_the_initramfs() {
-        let events = "{\"event\":\"warning\"}\n{\"event\":\"starting\",\"way\":{\"template\":{\"key\":\"0a\"}}}\n";
-        let template = template_of(&words(MACHINE), &key_of(events).unwrap()).unwrap();
-        assert_eq!(template, Path::new("/cache/templates/0a"));
-        assert!(key_of("{\"event\":\"starting\",\"way\":{\"cold\":{}}}").is_err());
+        assert_eq!(template_of(&words(MACHINE), "0a").unwrap(), Path::new("/cache/templates/0a"));
         assert!(template_of(&words("qemu"), "0a").is_err());
     }
 

@@ -75,9 +75,9 @@ impl Starts<'_> {
 
     /// The bare restore.
     fn restore_floor(&self) -> Result<RestoreFloor> {
-        templates::build(self.viv, &[])?;
+        let key = templates::build(self.viv, &[])?;
         let sandbox = Running::start(self.viv, self.directory, &[])?;
-        let floor = RestoreFloor::prepare(self.viv, &sandbox, self.directory)?;
+        let floor = RestoreFloor::prepare(self.viv, &key, &sandbox, self.directory)?;
         sandbox.stop()?;
         let _ = floor.run(&["true"]).context("the bare restore does not work")?;
         Ok(floor)

@@ -2,32 +2,24 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::command;
 
-/// Making one takes a boot, a little work and its writing.
-const DEADLINE: Duration = Duration::from_secs(300);
-
-/// Between attempts while another process makes it.
-const PAUSE: Duration = Duration::from_millis(200);
-
 /// Makes the template of a shape, or waits until who makes it is done; nothing if it is there.
+/// Returns its key.
 ///
 /// # Errors
 /// If it cannot be made, for whatever reason viv gives.
-pub fn build(viv: &Path, shape: &[&str]) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        match command::capture(Command::new(viv).args(["template", "build", "--quiet"]).args(shape)) {
-            Ok(_) => return Ok(()),
-            Err(error) if begun.elapsed() > DEADLINE => return Err(error),
-            Err(_) => std::thread::sleep(PAUSE),
-        }
-    }
+pub fn build(viv: &Path, shape: &[&str]) -> Result<String> {
+    key(&command::capture(Command::new(viv).args(["template", "build", "--json"]).args(shape))?)
+}
+
+fn key(built: &str) -> Result<String> {
+    let built: Value = serde_json::from_str(built).context("`viv template build --json` printed no JSON")?;
+    built["key"].as_str().map(str::to_owned).context("`viv template build --json` names no key")
 }
 
 /// Removes the templates of machines with so much memory.
@@ -52,6 +44,12 @@ fn with_memory(listed: &str, memory: &str) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_that_was_built_has_a_key() {
+        assert_eq!(key("{\"key\":\"0a\",\"made\":false}").unwrap(), "0a");
+        assert!(key("{}").is_err());
+    }
 
     #[test]
     fn templates_are_told_apart_by_memory() {

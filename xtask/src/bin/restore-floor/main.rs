@@ -13,6 +13,7 @@ mod yamux;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,6 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The length of tokens and nonces of the handshake.
 const TOKEN_BYTES: usize = 16;
+
+/// What is skipped before a guest's answer, at most.
+const MOST_LEFT_OVER: usize = 64 * 1024;
 
 /// The protocol's version, as in the handshake.
 const VERSION: [u8; 4] = 1u32.to_le_bytes();
@@ -143,13 +147,20 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The handshake. The template was saved with nothing under way, so the answer is all there is.
-fn greet(mut link: &std::os::unix::net::UnixStream, token: &[u8; TOKEN_BYTES]) -> Result<()> {
+/// The handshake. The guest's answer begins with the nonce; what comes before it is what the template's
+/// own last session left.
+fn greet(mut link: &UnixStream, token: &[u8; TOKEN_BYTES]) -> Result<()> {
     let nonce: [u8; TOKEN_BYTES] = random()?;
     link.write_all(&[&token[..], &VERSION, &nonce].concat())?;
-    let mut answer = [0; TOKEN_BYTES + VERSION.len() + TOKEN_BYTES];
-    link.read_exact(&mut answer).context("the guest does not answer")?;
-    ensure!(answer.starts_with(&nonce), "the guest answered something else: {answer:?}");
+    let mut read = vec![0; TOKEN_BYTES];
+    link.read_exact(&mut read).context("the guest does not answer")?;
+    while !read.ends_with(&nonce) {
+        ensure!(read.len() < MOST_LEFT_OVER, "the guest answers something else");
+        let mut byte = [0];
+        link.read_exact(&mut byte)?;
+        read.extend_from_slice(&byte);
+    }
+    link.read_exact(&mut [0; VERSION.len() + TOKEN_BYTES])?;
     Ok(())
 }
 
@@ -174,4 +185,33 @@ fn result(line: &[u8]) -> Result<()> {
         bail!("the guest refused: {answer}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_found_behind_what_an_earlier_session_left() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let guest = std::thread::spawn(move || {
+            let mut hello = [0; TOKEN_BYTES + VERSION.len() + TOKEN_BYTES];
+            theirs.read_exact(&mut hello).unwrap();
+            let nonce = &hello[TOKEN_BYTES + VERSION.len()..];
+            theirs.write_all(&[&[7; 50], nonce, &VERSION, &[9; TOKEN_BYTES], b"next"].concat()).unwrap();
+            hello[..TOKEN_BYTES].to_vec()
+        });
+        greet(&ours, &[5; TOKEN_BYTES]).unwrap();
+        let mut next = [0; 4];
+        (&ours).read_exact(&mut next).unwrap();
+        assert_eq!(next, *b"next");
+        assert_eq!(guest.join().unwrap(), [5; TOKEN_BYTES]);
+    }
+
+    #[test]
+    fn tokens_are_hexadecimal() {
+        assert_eq!(token("000102030405060708090a0b0c0d0eff").unwrap()[15], 255);
+        assert!(token("00").is_err() && token(&"x".repeat(32)).is_err());
+        assert_eq!(hexadecimal(&[0, 255]), "00ff");
+    }
 }
