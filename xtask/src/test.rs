@@ -4,6 +4,8 @@
 //! own, but the tests, the documentation tests and the reference check share one debug build.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -125,43 +127,67 @@ fn nextest(filter: Option<&str>) -> Command {
     command
 }
 
-/// Builds the kernel and the root image once, so that no test pays for it or waits for another
-/// that does, and names what the tests on real VMs need to know:
+/// Builds the kernel, the root image and the default template once, so that no test pays for them or
+/// waits for another that does, and names what the tests on real VMs need to know:
 ///
 /// - `VIV_TEST_CACHE_HOME`: the `XDG_CACHE_HOME` that holds the images, for whoever runs the tests;
 /// - `VIV_TEST_CACHE`: the cache itself, `viv` therein;
 /// - `VIV_TEST_USER`, only for root: an ordinary user with subordinate ids, who has a copy of the
-///   images in the cache of their own home directory.
+///   images, and a template of their own, in the cache of their home directory.
 fn prepare_images(viv: &Path) -> Result<BTreeMap<&'static str, String>> {
     let is_root = rustix::process::geteuid().is_root();
     let cache_home: PathBuf =
         if is_root { ROOT_CACHE.into() } else { workspace::target_directory()?.join("viv-test-cache") };
     std::fs::create_dir_all(&cache_home).with_context(|| format!("cannot make {}", cache_home.display()))?;
     let scratch = tempfile::tempdir()?;
-    let mut boot = Command::new(viv);
-    boot.args(["run", "--", "true"]).current_dir(scratch.path()).env("XDG_CACHE_HOME", &cache_home);
-    command::run(&mut boot).context("the images could not be built and booted")?;
+    // The test user may not be able to enter the directory that viv was built in.
+    let copy = scratch.path().join("viv");
+    std::fs::copy(viv, &copy)?;
+    std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755))?;
+    let build = || {
+        let mut build = Command::new(&copy);
+        // The time zone and the settings are the tests' own, which have none.
+        build.args(["template", "build"]).current_dir(scratch.path()).env_remove("TZ");
+        build.env("XDG_CONFIG_HOME", scratch.path()).env("XDG_CACHE_HOME", &cache_home);
+        build
+    };
+    command::run(&mut build()).context("the images could not be built, or no template be made of them")?;
 
     let mut environment = BTreeMap::from([
         ("VIV_TEST_CACHE_HOME", cache_home.display().to_string()),
         ("VIV_TEST_CACHE", cache_home.join("viv").display().to_string()),
     ]);
     if is_root {
-        let home = prepare_user()?;
-        copy_cache(&cache_home, &home)?;
+        let user = prepare_user()?;
+        copy_cache(&cache_home, &user.home)?;
+        let mut build = build();
+        build.uid(user.uid).gid(user.gid).env("HOME", &user.home).env_remove("XDG_RUNTIME_DIR");
+        build.env_remove("XDG_STATE_HOME").env_remove("XDG_CACHE_HOME");
+        command::run(&mut build).with_context(|| format!("no template could be made by {TEST_USER}"))?;
         environment.insert("VIV_TEST_USER", TEST_USER.to_owned());
     }
     Ok(environment)
 }
 
-/// Makes the test user, who gets subordinate ids, and gives the home directory.
-fn prepare_user() -> Result<PathBuf> {
-    let home = || -> Option<PathBuf> {
+struct TestUser {
+    home: PathBuf,
+    uid: u32,
+    gid: u32,
+}
+
+/// Makes the test user, who gets subordinate ids.
+fn prepare_user() -> Result<TestUser> {
+    let user = || -> Option<TestUser> {
         let users = std::fs::read_to_string("/etc/passwd").ok()?;
-        let line = users.lines().find(|line| line.split(':').next() == Some(TEST_USER))?;
-        line.split(':').nth(5).map(PathBuf::from)
+        let fields: Vec<&str> =
+            users.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| fields[0] == TEST_USER)?;
+        Some(TestUser {
+            home: fields.get(5)?.into(),
+            uid: fields.get(2)?.parse().ok()?,
+            gid: fields.get(3)?.parse().ok()?,
+        })
     };
-    if home().is_none() {
+    if user().is_none() {
         let mut add = Command::new("useradd");
         add.args(["--create-home", "--shell", "/bin/bash", "--comment", "Runs the tests of Vivarium", TEST_USER]);
         command::run(&mut add)?;
@@ -174,7 +200,7 @@ fn prepare_user() -> Result<PathBuf> {
             command::run(Command::new("usermod").args([flag, &range, TEST_USER]))?;
         }
     }
-    home().with_context(|| format!("user {TEST_USER} was made, yet is not in /etc/passwd"))
+    user().with_context(|| format!("user {TEST_USER} was made, yet is not in /etc/passwd"))
 }
 
 fn copy_cache(cache_home: &Path, home: &Path) -> Result<()> {
@@ -185,7 +211,17 @@ fn copy_cache(cache_home: &Path, home: &Path) -> Result<()> {
     )?;
     // The test user must not be able to change what root's tests boot, hence a copy; where the
     // file system can share blocks it costs nothing.
-    command::run(Command::new("cp").args(["--archive", "--update", "--reflink=auto"]).arg(&from).arg(&user_cache))?;
+    let to = user_cache.join("viv");
+    std::fs::create_dir_all(&to)?;
+    for entry in std::fs::read_dir(&from)? {
+        let entry = entry?;
+        // Those are made for the place they are in.
+        if entry.file_name() != "templates" {
+            command::run(
+                Command::new("cp").args(["--archive", "--update", "--reflink=auto"]).arg(entry.path()).arg(&to),
+            )?;
+        }
+    }
     command::run(
         Command::new("chown").args(["--recursive", "--no-dereference", &format!("{TEST_USER}:")]).arg(&user_cache),
     )

@@ -9,7 +9,7 @@ use crate::bootstrap::{self, Host, KERNEL_PACKAGE, KERNEL_SCRIPT};
 use crate::bzimage::{self, BadKernel};
 use crate::cache::{Built, Cache, Made, Outside, Recipe, Staging, Stamp};
 use crate::error::{Error, ErrorKind, Output, Result, io_error, no_space};
-use crate::modules::{Module, Tree, WANTED, remove_signature};
+use crate::modules::{Module, Tree, WANTED, When, remove_signature};
 use crate::output::{self, Follower};
 use crate::own_kernel::find_own_kernel;
 use crate::progress::Progress;
@@ -18,7 +18,7 @@ use crate::sources::SUITE;
 use crate::tools::{self, SYSTEM_PATH};
 
 /// Changes with what is kept of a kernel.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The name of the kernel proper among the files of a recipe; modules are named `NN-name.ko`.
 const VMLINUX: &str = "vmlinux";
 /// A kernel file larger than this is not one.
@@ -57,8 +57,8 @@ pub struct KernelModule {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// Only needed if the link is vsock.
-    pub vsock_only: bool,
+    /// When the guest loads it.
+    pub when: When,
 }
 
 /// The kernel, made ready if it is not yet: Debian's is downloaded (about 45 MB) and unpacked, never
@@ -101,8 +101,12 @@ fn kernel(cache: &Cache, made: &Made, own: Option<&Path>) -> Kernel {
         if file.name == VMLINUX {
             vmlinux.get_or_insert(path);
         } else {
-            let vsock_only = made.fact("vsock").is_some_and(|names| names.split(' ').any(|name| name == file.name));
-            modules.push(KernelModule { name: file.name.clone(), path, vsock_only });
+            let is = |when: When| {
+                let names = when.word().and_then(|word| made.fact(word)).unwrap_or_default();
+                names.split(' ').any(|name| name == file.name)
+            };
+            let when = [When::Vsock, When::Later].into_iter().find(|when| is(*when)).unwrap_or(When::Boot);
+            modules.push(KernelModule { name: file.name.clone(), path, when });
         }
     }
     Kernel {
@@ -185,7 +189,7 @@ pub(crate) fn debootstrap(
 /// Writes the files of a kernel.
 fn built(staging: &Staging<'_>, vmlinux: Option<&[u8]>, modules: &[Module], release: &str) -> Result<Built> {
     let mut built = Built::default();
-    let mut vsock = Vec::new();
+    let mut facts = BTreeMap::from([("release".to_owned(), release.to_owned())]);
     let mut write = |name: String, content: &[u8]| {
         let path = staging.directory.join(&name);
         fs::write(&path, content).map_err(io_error("write", &path))?;
@@ -198,11 +202,15 @@ fn built(staging: &Staging<'_>, vmlinux: Option<&[u8]>, modules: &[Module], rele
     for (index, module) in modules.iter().enumerate() {
         let name = format!("{index:02}-{}.ko", module.name);
         write(name.clone(), &module.content)?;
-        if module.vsock_only {
-            vsock.push(name);
+        if let Some(word) = module.when.word() {
+            let names: &mut String = facts.entry(word.to_owned()).or_default();
+            if !names.is_empty() {
+                names.push(' ');
+            }
+            names.push_str(&name);
         }
     }
-    built.facts = BTreeMap::from([("release".to_owned(), release.to_owned()), ("vsock".to_owned(), vsock.join(" "))]);
+    built.facts = facts;
     Ok(built)
 }
 

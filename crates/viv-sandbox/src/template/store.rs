@@ -437,7 +437,8 @@ pub(super) fn private_file(path: &Path) -> io::Result<File> {
     File::options().create_new(true).write(true).mode(0o600).open(path)
 }
 
-/// SHA-256 over the blocks of a sparse file that hold anything, and their places.
+/// SHA-256 over the blocks of a sparse file that hold anything, and their places. Leaves the file at its
+/// beginning, where who reads it next expects it.
 fn digest(file: &File) -> io::Result<String> {
     const BLOCK: usize = 64 << 10;
     let mut hasher = Sha256::new();
@@ -462,6 +463,7 @@ fn digest(file: &File) -> io::Result<String> {
         }
         offset += count as u64;
     }
+    rustix::fs::seek(file, SeekFrom::Start(0))?;
     Ok(hex::encode(hasher.finalize()))
 }
 

@@ -58,6 +58,9 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
     arguments.option("-initrd", path(&spec.initramfs)?);
     arguments.option("-append", kernel_command_line(spec, facts));
 
+    // What the guest frees is given back to the host.
+    arguments.option("-device", "virtio-balloon-pci,free-page-reporting=on");
+
     arguments.option("-chardev", "stdio,id=console,signal=off");
     arguments.option("-serial", "chardev:console");
     let monitor = descriptors.place(Descriptor::Monitor);

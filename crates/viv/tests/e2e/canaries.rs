@@ -147,7 +147,7 @@ fn nothing_of_a_run_enters_the_template_that_it_has_made() {
         files.push(path.file_name().unwrap().to_str().unwrap().to_owned());
     }
     files.sort();
-    assert_eq!(files, ["memory", "scratch", "template.json"]);
+    assert_eq!(files, ["devices", "memory", "scratch", "template.json"]);
     let held = std::fs::metadata(directory.join("memory")).unwrap();
     assert!(std::os::unix::fs::MetadataExt::blocks(&held) * 512 < held.len() / 4, "it is sparse");
     host.assert_nothing_is_left();

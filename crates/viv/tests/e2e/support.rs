@@ -289,12 +289,11 @@ impl Host {
         entries.map(|entry| entry.file_name().into_string().unwrap()).partition(|name| !name.starts_with('.'))
     }
 
-    /// Has the template of these options made, as a first start does, and returns its directory.
+    /// Has the template of these options made, and returns its directory.
     pub fn make_template(&self, options: &[&str]) -> PathBuf {
         let before = self.entries().0;
-        let ran = self.run(&[&["run", "--verbose", "--template", "auto"], options, &["--", "true"]].concat());
+        let ran = self.run(&[&["template", "build"], options].concat());
         assert_eq!(ran.code, 0, "{ran:?}");
-        assert!(ran.cold_because().is_some_and(|why| why.ends_with("one is made in the background")), "{ran:?}");
         self.until_made(&before)
     }
 

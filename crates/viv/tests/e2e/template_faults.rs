@@ -32,6 +32,10 @@ fn assert_cold(ran: &Ran, reason: &str) {
     assert!(ran.cold_because().is_some_and(|why| why.contains(reason)), "not `{reason}`: {:?}", ran.ways());
 }
 
+fn assert_restored(ran: &Ran) {
+    assert!(ran.is_from_template(), "{:?}", ran.ways());
+}
+
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").args(["--archive", "--sparse=always"]).arg(from).arg(to).status().unwrap();
     assert!(copied.success());
@@ -69,7 +73,7 @@ fn a_maker_that_is_killed_leaves_nothing_that_is_used_or_stays() {
     assert_cold(&run(&host, &auto), "there is no template of this image and shape yet");
     host.until_made(&[]);
     assert_eq!(staged(), None);
-    assert!(run(&host, &SMALL).is_from_template());
+    assert_restored(&run(&host, &SMALL));
     host.assert_nothing_is_left();
 }
 
@@ -98,7 +102,7 @@ fn edit(template: &Path, change: impl FnOnce(&mut Value)) {
 /// Has the description vouch for files that are not those it was written for.
 fn forge(template: &Path) {
     edit(template, |description| {
-        for name in ["memory", "scratch"] {
+        for name in ["memory", "devices", "scratch"] {
             let facts = std::fs::metadata(template.join(name)).unwrap();
             description[name]["stamp"] = json!({
                 "size": facts.size(),
@@ -124,12 +128,13 @@ fn a_template_that_is_not_as_it_was_made_costs_a_cold_start_and_no_more() {
     // A copy is as good as the template itself: whatever happens below is not because it is one.
     copy(&saved, &one);
     for _ in 0..2 {
-        assert!(run(&host, &SMALL).is_from_template());
+        assert_restored(&run(&host, &SMALL));
     }
     type Damage<'a> = (&'a dyn Fn(), &'a str);
-    let damages: [Damage<'_>; 10] = [
+    let damages: [Damage<'_>; 11] = [
         (&|| flip(&one.join("memory"), data_of(&one.join("memory"))), "memory has other content"),
         (&|| flip(&one.join("scratch"), data_of(&one.join("scratch"))), "scratch has other content"),
+        (&|| flip(&one.join("devices"), data_of(&one.join("devices")) + 1000), "devices has other content"),
         (
             &|| {
                 let memory = std::fs::File::options().write(true).open(one.join("memory")).unwrap();
@@ -157,16 +162,15 @@ fn a_template_that_is_not_as_it_was_made_costs_a_cold_start_and_no_more() {
         // What no stamp and no digest tells: the VMM refuses it, or the guest says who it is.
         (
             &|| {
-                std::fs::copy(&memory_of_other, one.join("memory")).unwrap();
+                copy(&memory_of_other, &one.join("memory"));
                 forge(&one);
             },
             "dropped",
         ),
         (
             &|| {
-                let memory = std::fs::File::options().write(true).open(one.join("memory")).unwrap();
-                // The devices' state comes last.
-                memory.write_all_at(&[0xff; 16 << 10], memory.metadata().unwrap().len() - (32 << 10)).unwrap();
+                let devices = std::fs::File::options().write(true).open(one.join("devices")).unwrap();
+                devices.write_all_at(&[0xff; 4096], devices.metadata().unwrap().len() / 2).unwrap();
                 forge(&one);
             },
             "dropped",
@@ -191,7 +195,7 @@ fn a_template_that_is_not_as_it_was_made_costs_a_cold_start_and_no_more() {
         assert!(others.iter().all(|name| name.starts_with(".lock-")), "{number}: {others:?}");
     }
     copy(&saved, &one);
-    assert!(run(&host, &SMALL).is_from_template());
+    assert_restored(&run(&host, &SMALL));
     host.assert_nothing_is_left();
 }
 
@@ -212,7 +216,8 @@ fn templates_out_of_reach_cost_a_cold_start_and_no_more() {
 
     let template = host.make_template(&SMALL);
     set(&host.templates(), 0o500);
-    assert!(run(&host, &SMALL).is_from_template(), "reading it is enough");
+    // Reading it is enough.
+    assert_restored(&run(&host, &SMALL));
     set(&host.templates(), 0o700);
     let saved = host.path("saved");
     copy(&template, &saved);
@@ -224,7 +229,7 @@ fn templates_out_of_reach_cost_a_cold_start_and_no_more() {
     assert_cold(&run(&host, &SMALL), "Permission denied");
     assert!(!template.exists());
     copy(&saved, &template);
-    assert!(run(&host, &SMALL).is_from_template());
+    assert_restored(&run(&host, &SMALL));
     host.assert_nothing_is_left();
 }
 
@@ -252,7 +257,8 @@ fn a_template_is_for_the_vmm_that_made_it() {
     };
     assert_cold(&of_version("97.1.0"), "there is no template of this image and shape yet");
     assert_cold(&of_version("8.2.2"), "QEMU 8.2.2 makes no templates");
-    assert!(run(&host, &SMALL).is_from_template(), "the first one's is still there");
+    // The first one's is still there.
+    assert_restored(&run(&host, &SMALL));
     host.assert_nothing_is_left();
 }
 
@@ -301,8 +307,8 @@ fn a_disk_too_small_for_a_template_has_none_and_is_named() {
     let viv = host.executable().display();
     let run = format!("{viv} run --verbose --template auto --cpus 1 --memory 512M -- sh -c");
     let script = format!(
-        "cd {templates}; {run} 'exit 7'; echo first $?
-         until [ -e .failed-* ]; do sleep 0.1; done; ls -A | grep -v '^.lock-'
+        "{run} 'exit 7'; echo first $?
+         until [ -e {templates}/.failed-* ]; do sleep 0.1; done; ls -A {templates} | grep -v '^.lock-'
          {run} 'exit 8'; echo second $?",
         templates = templates.display()
     );
@@ -321,7 +327,7 @@ fn a_disk_too_small_for_a_template_has_none_and_is_named() {
 #[test]
 fn a_disk_that_is_full_while_restoring_is_named_and_the_template_stays() {
     let Some(host) = Host::new() else { return };
-    assert!(run(&host, &[]).is_from_template());
+    assert_restored(&run(&host, &[]));
     let templates = host.entries();
     let script = format!("exec {} run --verbose -- true", host.executable().display());
     let ran = with_a_small_disk(&host, "64k", &host.path("state"), &script);

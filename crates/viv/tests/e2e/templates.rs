@@ -1,12 +1,14 @@
 //! Sandboxes restored from templates: when, with what shares and users, and apart from each other.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Host, Ran, finish};
+use crate::support::{DEADLINE, Host, Ran, finish, finish_within};
 
 /// Runs a shell script in a sandbox of its own and has it say where the sandbox comes from.
 fn run(host: &Host, options: &[&str], script: &str) -> Ran {
@@ -28,7 +30,11 @@ fn the_second_start_is_from_a_template_and_runs_like_the_first() {
     assert!(!why.contains("background"), "`use` makes none: {why}");
     assert!(host.entries().0.is_empty() && host.makers().is_empty());
 
-    let directory = host.make_template(&small);
+    // The first that may has one made, without waiting for it.
+    let first = run(&host, &[&small[..], &["--template", "auto"]].concat(), "exit 8");
+    assert_eq!(first.code, 8, "{first:?}");
+    assert!(first.cold_because().is_some_and(|why| why.ends_with("; one is made in the background")), "{first:?}");
+    let directory = host.until_made(&[]);
     let key = directory.file_name().unwrap().to_str().unwrap();
     std::fs::remove_file(host.project().join("made-inside")).unwrap();
     let second = run(&host, &small, script);
@@ -42,7 +48,7 @@ fn the_second_start_is_from_a_template_and_runs_like_the_first() {
     let ran = host.run(&[&["run", "--json"], &small[..], &["--", "true"]].concat());
     let events: Vec<Value> = ran.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let starting = events.iter().find(|event| event["way"].is_object()).unwrap_or_else(|| panic!("{ran:?}"));
-    assert!(starting["way"].to_string().contains(key), "{starting}");
+    assert_eq!((&starting["way"]["kind"], &starting["way"]["key"]), (&json!("template"), &json!(key)));
 
     // What is asked for is done.
     for refusal in [&["--cold"][..], &["--template", "never"]] {
@@ -115,6 +121,80 @@ fn every_layout_of_shares_and_every_user_can_be_restored() {
     host.assert_nothing_is_left();
 }
 
+#[test]
+fn twenty_at_once_from_a_template_that_is_replaced_and_removed_meanwhile() {
+    let Some(host) = Host::ordinary().map(Host::with_own_cache) else { return };
+    let small = ["--cpus", "1", "--memory", "320M"];
+    let template = host.make_template(&small);
+    let saved = host.path("saved");
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp").args(["--archive", "--sparse=always"]).arg(from).arg(to).status().unwrap();
+        assert!(copied.success());
+    };
+    copy(&template, &saved);
+
+    let clients: Vec<Child> = (0..20)
+        .map(|number| {
+            let script = format!("echo $(cat /proc/sys/kernel/random/boot_id) > made-by-{number}; exit {number}");
+            let mut viv = host.viv(&["run", "--verbose", "--template", "use"]);
+            viv.args(small).args(["--", "sh", "-c", &script]);
+            // Some may start cold, on processors that are shared with all the others.
+            viv.env("VIV_BOOT_DEADLINE", "20m").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let done = AtomicBool::new(false);
+    let (rans, rebuilt) = std::thread::scope(|scope| {
+        let rebuilding = scope.spawn(|| {
+            let mut rebuilt = 0;
+            while !done.load(Ordering::Relaxed) {
+                let mut build = host.viv(&["template", "build", "--force"]);
+                build.args(small).env("VIV_BOOT_DEADLINE", "20m").stdout(Stdio::piped()).stderr(Stdio::piped());
+                let ran = finish_within(build.spawn().unwrap(), 4 * DEADLINE);
+                assert_eq!(ran.code, 0, "{ran:?}");
+                rebuilt += 1;
+            }
+            rebuilt
+        });
+        // Removed for a moment again and again, and another one in its place, which is read as a whole
+        // because it is a copy.
+        let removing = scope.spawn(|| {
+            let commands = [&["template", "rm", "--all"][..], &["template", "prune", "--all"]];
+            for (round, command) in commands.into_iter().cycle().enumerate() {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                let fresh = host.templates().join(format!(".put-{round}"));
+                copy(&saved, &fresh);
+                let ran = host.run(command);
+                assert_eq!(ran.code, 0, "{ran:?}");
+                // One that was built meanwhile is as good.
+                let _ = std::fs::rename(&fresh, &template);
+            }
+        });
+        let rans: Vec<Ran> = clients.into_iter().map(|client| finish_within(client, 4 * DEADLINE)).collect();
+        done.store(true, Ordering::Relaxed);
+        removing.join().unwrap();
+        (rans, rebuilding.join().unwrap())
+    });
+    let mut boots = BTreeSet::new();
+    for (number, ran) in rans.iter().enumerate() {
+        assert_eq!(ran.code, i32::try_from(number).unwrap(), "{ran:?}");
+        // A template that is whole is never found damaged, whatever is done to it.
+        let ways = ran.ways();
+        let is_fine = |way: &&str| way.starts_with("from template") || way.contains("there is no template of this");
+        assert!(ways.iter().all(is_fine), "{ways:?}");
+        boots.insert(std::fs::read_to_string(host.project().join(format!("made-by-{number}"))).unwrap());
+    }
+    assert_eq!(boots.len(), 20, "each is a machine of its own");
+    let restored = rans.iter().filter(|ran| ran.is_from_template()).count();
+    eprintln!("{restored} of 20 were restored, and the template was rebuilt {rebuilt} times");
+    assert!(restored > 0 && rebuilt > 0);
+    let _ = host.run(&["template", "prune"]);
+    let left = host.entries().1;
+    assert!(left.iter().all(|name| name.starts_with(".lock-") || name.starts_with(".put-")), "{left:?}");
+    host.assert_nothing_is_left();
+}
+
 /// All that a file says of itself, and its data with its places.
 fn state_of(path: &Path) -> (u64, u64, [i64; 4], u64) {
     use std::hash::Hasher;
@@ -133,8 +213,10 @@ fn clones_neither_see_nor_change_each_other_or_their_template() {
     let Some(host) = Host::new() else { return };
     let first = host.clone_of_template(&[]);
     let key = host.entries().0;
-    let files: Vec<_> =
-        key.iter().flat_map(|key| ["memory", "scratch"].map(|name| host.templates().join(key).join(name))).collect();
+    let files: Vec<_> = key
+        .iter()
+        .flat_map(|key| ["memory", "devices", "scratch"].map(|name| host.templates().join(key).join(name)))
+        .collect();
     let before: Vec<_> = files.iter().map(|path| state_of(path)).collect();
 
     // On the disk, in memory alone, in the kernel's own state, and of processes.

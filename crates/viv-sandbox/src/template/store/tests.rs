@@ -6,6 +6,9 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
+/// What a maker writes.
+const CONTENTS: [&str; 3] = [MEMORY, DEVICES, SCRATCH];
+
 /// A store in a directory of its own.
 struct Fixture {
     directory: tempfile::TempDir,
@@ -28,7 +31,7 @@ impl Fixture {
     /// Makes a template as a maker does, of files that hold `text` between holes.
     fn make(&self, plan: &TemplatePlan, text: &str) -> PathBuf {
         let (staged, _lock) = self.store.stage(&plan.key).unwrap();
-        for name in [MEMORY, SCRATCH] {
+        for name in CONTENTS {
             let file = private_file(&staged.join(name)).unwrap();
             file.set_len(4 * MIB).unwrap();
             file.write_all_at(text.as_bytes(), 2 * MIB).unwrap();
@@ -99,7 +102,7 @@ fn what_was_kept_is_opened_and_seen_to_be_used() {
     for _ in 0..2 {
         let opened = fixture.store.open(&plan).unwrap();
         assert_eq!((opened.id.as_str(), opened.token), ("00000000000000000000000000000004", [7; TOKEN_BYTES]));
-        for file in [&opened.memory, &opened.scratch] {
+        for file in [&opened.memory, &opened.devices, &opened.scratch] {
             let content = content(file);
             assert_eq!(content.len() as u64, 4 * MIB);
             assert!(content[2 << 20..].starts_with(b"text\0"));
@@ -117,7 +120,7 @@ fn no_one_else_can_look_into_it() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!([mode(&fixture.store.root), mode(&directory)], [0o700; 2]);
     let files: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 3);
+    assert_eq!(files.len(), CONTENTS.len() + 1);
     assert!(files.iter().all(|path| mode(path) == 0o600));
 }
 
@@ -141,7 +144,7 @@ fn whatever_is_not_as_it_was_made_is_dropped_and_should_be_made_again() {
         ),
         ("a bit of the data", &|_, at| flip(&at.join(MEMORY), 2 * MIB), "memory has other content"),
         ("a bit of a hole", &|_, at| flip(&at.join(SCRATCH), 3 * MIB + 1), "scratch has other content"),
-        ("the last bit", &|_, at| flip(&at.join(MEMORY), 4 * MIB - 1), "memory has other content"),
+        ("the last bit", &|_, at| flip(&at.join(DEVICES), 4 * MIB - 1), "devices has other content"),
         ("gone", &|_, at| fs::remove_file(at.join(MEMORY)).unwrap(), "No such file"),
         (
             "no file",
@@ -204,20 +207,23 @@ fn a_copy_is_used_once_it_was_read_and_then_known() {
     let directory = fixture.make(&plan, "text");
     let copy = fixture.directory.path().join("copy");
     fs::create_dir(&copy).unwrap();
-    for name in [MEMORY, SCRATCH, DESCRIPTION] {
+    for name in CONTENTS.into_iter().chain([DESCRIPTION]) {
         fs::copy(directory.join(name), copy.join(name)).unwrap();
     }
     fs::remove_dir_all(&directory).unwrap();
     fs::rename(&copy, &directory).unwrap();
     let before = fixture.description(&plan);
-    fixture.store.open(&plan).unwrap();
+    let opened = fixture.store.open(&plan).unwrap();
+    for file in [&opened.memory, &opened.devices, &opened.scratch] {
+        assert_eq!(content(file).len() as u64, 4 * MIB, "it is handed on from its beginning");
+    }
     let stamped = fixture.description(&plan);
     assert_ne!(stamped["memory"]["stamp"], before["memory"]["stamp"]);
     assert_eq!(stamped["memory"]["digest"], before["memory"]["digest"]);
     assert_eq!(fs::metadata(directory.join(DESCRIPTION)).unwrap().permissions().mode() & 0o777, 0o600);
     fixture.store.open(&plan).unwrap();
     assert_eq!(fixture.description(&plan), stamped, "it was not read again");
-    assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), CONTENTS.len() + 1);
 }
 
 #[test]
