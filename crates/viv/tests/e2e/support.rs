@@ -236,7 +236,7 @@ impl Host {
         loop {
             let listed = self.ps();
             let directories = std::fs::read_dir(self.path("run/viv"))
-                .map_or(0, |entries| entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".lock").count());
+                .map_or(0, |entries| entries.filter(|entry| !hidden(entry.as_ref().unwrap())).count());
             let processes = self.processes();
             if listed.is_empty() && directories == 0 && processes.is_empty() {
                 return;
@@ -317,6 +317,11 @@ impl Host {
         let is_maker = |line: &str| line.contains("internal-template-maker");
         self.processes().into_iter().filter(|(_, line)| is_maker(line)).map(|(pid, _)| pid).collect()
     }
+}
+
+/// Locks and spares are not sandboxes.
+fn hidden(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 /// A running sandbox named `fixture`. Stopped when dropped.
