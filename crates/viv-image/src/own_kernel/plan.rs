@@ -63,7 +63,7 @@ pub(crate) fn strip(vmlinux: &Path) -> Invocation {
     invocation("strip", vec!["--strip-all".to_owned(), vmlinux.display().to_string()], Vec::new())
 }
 
-/// The same source gives the same bytes: neither host nor date goes into a kernel.
+/// Neither user, host nor date goes into a kernel.
 fn make_environment(temporary: &Path) -> Vec<(String, String)> {
     [
         ("HOME", "/".to_owned()),

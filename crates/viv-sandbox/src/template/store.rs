@@ -175,7 +175,7 @@ impl Store {
         let is_recent = |failure: &Failure| failure.at_unix_ms <= now() && since(failure.at_unix_ms) < FAILURE_COOLS_IN;
         match failure.filter(is_recent) {
             Some(failure) => {
-                Miss { reason: format!("making its template failed: {}", failure.report.message), make: false }
+                Miss { reason: format!("making its template failed: {}", failure.report.line()), make: false }
             }
             None => Miss { reason: "there is no template of this image and shape yet".to_owned(), make: true },
         }

@@ -151,8 +151,10 @@ fn check(spec: &MachineSpec) -> Result<()> {
 fn kernel_command_line(spec: &MachineSpec, facts: &HostFacts) -> String {
     let mut line = spec.kernel_arguments.clone();
     if spec.accel == Accel::Tcg {
-        // KVM has a paravirtual clock; under emulation the kernel must be told (see tsc.rs).
-        line.push(format!("tsc_early_khz={}", facts.tsc_khz));
+        // KVM has a paravirtual clock; under emulation the kernel must be told (see tsc.rs). It must
+        // also be told that all processors count alike, which they do, since each of them reads the
+        // host's counter: else it goes by timer ticks, of which a busy host has it miss many.
+        line.push(format!("tsc_early_khz={} tsc=reliable", facts.tsc_khz));
     }
     let link = match spec.link {
         LinkCarrier::VirtioSerial => "viv.link=virtio-serial",

@@ -69,7 +69,12 @@ fn what_cannot_boot_says_so_with_the_consoles_last_words() {
     assert_eq!(ran.code, 125, "{ran:?}");
     assert!(ran.stderr.contains("the guest could not start") || ran.stderr.contains("image"), "{ran:?}");
 
-    let late = host.viv(&["run", "--", "true"]).env("VIV_BOOT_DEADLINE", "1s").stderr(Stdio::piped()).spawn().unwrap();
+    let late = host
+        .viv(&["run", "--cold", "--", "true"])
+        .env("VIV_BOOT_DEADLINE", "1s")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let late = finish(late);
     assert_eq!(late.code, 125, "{late:?}");
     assert!(late.stderr.contains("did not come up within 1 second"), "{late:?}");

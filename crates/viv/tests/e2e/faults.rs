@@ -44,11 +44,12 @@ fn any_process_killed_while_running_takes_the_sandbox_along() {
 }
 
 #[test]
-fn any_process_killed_at_boot_takes_the_sandbox_along() {
+fn any_process_killed_at_its_start_takes_the_sandbox_along() {
     let Some(host) = Host::ordinary() else { return };
-    for victim in PROCESSES {
-        let client =
-            host.viv(&["run", "--quiet", "--", "true"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for (start, victim) in ["--cold", "--template=use"].into_iter().flat_map(|start| PROCESSES.map(|one| (start, one)))
+    {
+        let mut client = host.viv(&["run", "--quiet", start, "--", "sleep", "infinity"]);
+        let client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut pid = None;
         until("the process is listed", || {
             pid = host.ps().first().and_then(|record| {
@@ -58,8 +59,8 @@ fn any_process_killed_at_boot_takes_the_sandbox_along() {
         });
         kill(u32::try_from(pid.unwrap()).unwrap(), Signal::KILL);
         let ran = finish(client);
-        assert_eq!(ran.code, if victim == "client" { 137 } else { 125 }, "{victim}: {ran:?}");
-        assert!(victim == "client" || ran.stderr.starts_with("error: "), "{victim}: {ran:?}");
+        assert_eq!(ran.code, if victim == "client" { 137 } else { 125 }, "{start}, {victim}: {ran:?}");
+        assert!(victim == "client" || ran.stderr.starts_with("error: "), "{start}, {victim}: {ran:?}");
         assert_gone_in_time(&host, victim);
     }
 }

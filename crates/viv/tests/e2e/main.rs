@@ -14,6 +14,7 @@ mod isolation;
 mod kernel;
 mod protocol;
 mod run;
+mod spares;
 mod support;
 mod template_faults;
 mod templates;

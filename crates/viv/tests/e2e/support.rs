@@ -192,11 +192,11 @@ impl Host {
         let mut sandbox = self.begin("--verbose", options);
         let mut said = Ran { code: 0, stdout: String::new(), stderr: String::new() };
         // Said before it was up. Byte by byte, so that what is said later is left for others.
-        for byte in sandbox.client.stderr.as_mut().unwrap().bytes() {
-            said.stderr.push(char::from(byte.unwrap()));
-            if said.stderr.ends_with('\n') && !said.ways().is_empty() {
-                break;
-            }
+        let words = sandbox.client.stderr.as_mut().unwrap();
+        let mut byte = [0];
+        while !said.stderr.ends_with('\n') || said.ways().is_empty() {
+            words.read_exact(&mut byte).unwrap();
+            said.stderr.push(char::from(byte[0]));
         }
         assert!(said.is_from_template(), "{said:?}");
         sandbox
@@ -236,7 +236,7 @@ impl Host {
         loop {
             let listed = self.ps();
             let directories = std::fs::read_dir(self.path("run/viv"))
-                .map_or(0, |entries| entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".lock").count());
+                .map_or(0, |entries| entries.filter(|entry| !hidden(entry.as_ref().unwrap())).count());
             let processes = self.processes();
             if listed.is_empty() && directories == 0 && processes.is_empty() {
                 return;
@@ -317,6 +317,11 @@ impl Host {
         let is_maker = |line: &str| line.contains("internal-template-maker");
         self.processes().into_iter().filter(|(_, line)| is_maker(line)).map(|(pid, _)| pid).collect()
     }
+}
+
+/// Locks and spares are not sandboxes.
+fn hidden(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 /// A running sandbox named `fixture`. Stopped when dropped.
