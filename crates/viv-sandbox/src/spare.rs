@@ -115,6 +115,8 @@ fn sweep(directory: &Path) -> usize {
                 // What stays is tried again by the next look.
                 let _ = fs::remove_dir_all(&path);
             }
+            // Handed out: a sandbox's now.
+            _ if entry.file_name().as_encoded_bytes().starts_with(b".") => {}
             // Without a lock it is being made, or removed.
             Ok(_) | Err(_) => alive += 1,
         }
@@ -153,6 +155,18 @@ impl Place {
     }
 }
 
+impl Place {
+    /// It counts as a spare no more.
+    fn leave_the_others(&mut self) {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let hidden = self.path.with_file_name(format!(".{name}"));
+        // If that fails, its successor comes one start later.
+        if fs::rename(&self.path, &hidden).is_ok() {
+            self.path = hidden;
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         // What stays is removed by the next look.
@@ -176,7 +190,7 @@ pub fn spare_main() -> ExitCode {
 }
 
 async fn be(request: &SpareRequest) -> Result<ExitCode> {
-    let place = Place::make(&request.paths, &request.template.key)?;
+    let mut place = Place::make(&request.paths, &request.template.key)?;
     let store = Store::new(&request.paths);
     let opened = store.open(&request.template).map_err(|miss| Error::new(ErrorKind::NotFound, miss.reason))?;
     let id = opened.id.clone();
@@ -212,6 +226,7 @@ async fn be(request: &SpareRequest) -> Result<ExitCode> {
     // Whoever else is waiting sees the connection closed.
     drop(listener);
     let _ = fs::remove_file(place.path.join(SOCKET));
+    place.leave_the_others();
     Ok(hand_out(client, request, Spare { attempt, publish }).await)
 }
 
@@ -302,15 +317,18 @@ mod tests {
     #[test]
     fn the_dead_are_swept_and_the_living_counted() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["dead", "alive"] {
+        for name in ["dead", "alive", ".handed-out"] {
             fs::create_dir(directory.path().join(name)).unwrap();
             fs::write(directory.path().join(name).join(LOCK), "").unwrap();
         }
-        let lock = File::options().write(true).open(directory.path().join("alive").join(LOCK)).unwrap();
-        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let locks = ["alive", ".handed-out"].map(|name| {
+            let lock = File::options().write(true).open(directory.path().join(name).join(LOCK)).unwrap();
+            flock(&lock, FlockOperation::LockExclusive).unwrap();
+            lock
+        });
         assert_eq!(sweep(directory.path()), 1);
-        assert!(!directory.path().join("dead").exists());
-        drop(lock);
+        assert!(!directory.path().join("dead").exists() && directory.path().join(".handed-out").exists());
+        drop(locks);
         assert_eq!(sweep(directory.path()), 0);
         assert_eq!(sweep(&directory.path().join("nothing")), 0);
     }

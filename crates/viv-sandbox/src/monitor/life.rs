@@ -40,6 +40,9 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the guest may take to set its clock right; after that the next occasion will do.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the last words of programs may take to arrive once the guest has flushed.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(500);
+
 /// When the link breaks, how long its cause may take to show.
 const CAUSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -102,9 +105,11 @@ async fn live(
     let current = publish.subscribe();
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
-    let mut server = Some((Server { current: current.clone(), configured: is_configured, commands }, listener));
+    let (carrying, carried) = watch::channel(0);
+    let mut server =
+        Some((Server { current: current.clone(), configured: is_configured, commands, carrying }, listener));
     let mut serving = None;
-    let mut life = Life { lines, waiting, current, commands: command_queue, clock: None };
+    let mut life = Life { lines, waiting, current, commands: command_queue, carried, clock: None };
     let outcome = loop {
         let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
         let is_spare = ready.is_some();
@@ -163,6 +168,8 @@ struct Life<'a> {
     waiting: &'a mut Vec<UnixStream>,
     current: Current,
     commands: mpsc::Receiver<Command>,
+    /// How many connections to the guest there are.
+    carried: watch::Receiver<usize>,
     /// Once the guest is up.
     clock: Option<clock::Watch>,
 }
@@ -277,7 +284,11 @@ impl Life<'_> {
             return Ok(());
         };
         match tokio::time::timeout(patience, shut_down(&link)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                // How the programs ended is on its way to those who ran them.
+                let _ = tokio::time::timeout(LAST_WORDS_PATIENCE, self.carried.wait_for(|count| *count == 0)).await;
+                Ok(())
+            }
             // A guest that ends by itself answers no more: how it ended is what matters.
             Ok(Err(error)) => Err(tokio::time::timeout(CAUSE_PATIENCE, children.trouble(true)).await.unwrap_or(error)),
             Err(_) => Err(Error::new(

@@ -24,6 +24,8 @@ pub(super) struct Server {
     pub(super) current: Current,
     pub(super) configured: watch::Receiver<bool>,
     pub(super) commands: mpsc::Sender<Command>,
+    /// How many connections carry something to or from the guest.
+    pub(super) carrying: watch::Sender<usize>,
 }
 
 impl Server {
@@ -70,8 +72,10 @@ impl Server {
             return;
         }
         if let Ok(mut guest) = opened {
+            self.carrying.send_modify(|count| *count += 1);
             // Whichever side fails, both are closed.
             let _ = copy_bidirectional_with_sizes(&mut stream, &mut guest, COPY_BYTES, COPY_BYTES).await;
+            self.carrying.send_modify(|count| *count -= 1);
         }
     }
 
