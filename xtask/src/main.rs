@@ -61,8 +61,10 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// What a start costs, against the bare floor: the same machine with an init that prints one byte
+    /// What a start costs, against a bare boot and a bare restore
     Start(bench::StartArguments),
+    /// What one command costs with virtme-ng, on the same kernel
+    Peers(bench::PeersArguments),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +86,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo => demo::run(),
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Bench { what: Bench::Start(arguments) } => bench::start(&arguments),
+        Task::Bench { what: Bench::Peers(arguments) } => bench::peers(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Docs { check } => docs::run(check),
     }

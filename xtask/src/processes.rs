@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use anyhow::{Context as _, Result};
+
 /// Adds to `known` every process that descends from one of them. Processes stay known when their
 /// parent ends, so sampling often enough keeps a whole family in sight.
 pub fn add_descendants(known: &mut BTreeSet<u32>) {
@@ -33,6 +35,18 @@ fn parent_of(process: u32) -> Option<u32> {
 /// What a process holds, in KiB: its share of every mapping, except those of the guest's memory.
 pub fn memory_beyond_the_guest_kib(process: u32) -> u64 {
     fs::read_to_string(format!("/proc/{process}/smaps")).map_or(0, |smaps| sum_without_guest_memory(&smaps))
+}
+
+/// What a process holds, in KiB: its share of every mapping.
+///
+/// # Errors
+/// If there is no such process, or it is another user's.
+pub fn memory_kib(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let size = line.and_then(|size| size.trim().trim_end_matches(" kB").parse().ok());
+    size.with_context(|| format!("{path} has no Pss"))
 }
 
 fn sum_without_guest_memory(smaps: &str) -> u64 {
@@ -77,6 +91,7 @@ VmFlags: rd wr mr mw
         add_descendants(&mut known);
         assert!(known.contains(&child.id()));
         assert!(memory_beyond_the_guest_kib(std::process::id()) > 0);
+        assert!(memory_kib(std::process::id()).unwrap() > 0);
         child.kill().unwrap();
         child.wait().unwrap();
     }

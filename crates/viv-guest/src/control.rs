@@ -19,11 +19,15 @@ use viv_proto::message::{Clock, ClockReading, Configure, Exec, FailureKind, Prep
 
 use crate::configure::{self, Sandbox};
 use crate::error::{Error, Result, error, failure, line};
-use crate::{console, exec, identity, power, shares, status, trace};
+use crate::{console, exec, identity, modules, power, shares, status, trace};
 
 /// How many connections are served at once. Below the link's own limit, so that one more is refused
 /// by name instead of breaking the session.
 pub const MAX_OPERATIONS: usize = 192;
+
+/// How long after a cold start the modules are loaded that nothing waits for: the program, which comes
+/// first, has begun by then.
+const MODULES_LATER: Duration = Duration::from_secs(3);
 
 /// How long the other side may take to close after the last answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -140,6 +144,7 @@ impl Guest {
             return Err(error(FailureKind::BadRequest, "prepare: the template's id is not 32 hexadecimal digits"));
         }
         configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+        modules::load_later();
         trace::take();
         *stage = Stage::Prepared(Box::new(wanted));
         Ok(())
@@ -163,6 +168,10 @@ impl Guest {
         *stage = Stage::Configured;
         if template.is_none() {
             configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+            tokio::spawn(async {
+                tokio::time::sleep(MODULES_LATER).await;
+                modules::load_later();
+            });
         }
         let sandbox = configure::configure(wanted, received)?;
         // Set once, under the lock.

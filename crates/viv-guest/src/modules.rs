@@ -2,24 +2,32 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
 use crate::command_line::LinkKind;
+use crate::console;
 use crate::error::{Context, Result};
+
+/// Those that nothing waits for, open: they are loaded when their directory is gone.
+static LATER: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// The files to load, in order, as `/modules/order` lists them for a kind of link.
 ///
-/// A line is a file name, optionally followed by `vsock`: needed only where the link is a vsock.
-/// Empty lines and names with a slash are passed over.
-pub fn wanted(order: &str, link: LinkKind) -> impl Iterator<Item = &str> {
+/// A line is a file name, optionally followed by `vsock`, needed only where the link is a vsock, or
+/// by `later`, which goes to those that nothing waits for. Empty lines and names with a slash are
+/// passed over.
+pub fn wanted(order: &str, link: LinkKind, later: bool) -> impl Iterator<Item = &str> {
     order.lines().filter_map(move |line| {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().filter(|name| !name.contains('/'))?;
-        match words.next() {
-            Some("vsock") if link != LinkKind::Vsock => None,
-            _ => Some(name),
-        }
+        let wanted = match words.next() {
+            Some("vsock") => link == LinkKind::Vsock && !later,
+            Some("later") => later,
+            _ => !later,
+        };
+        wanted.then_some(name)
     })
 }
 
@@ -31,14 +39,31 @@ pub fn load(directory: &Path, link: LinkKind) -> Result<()> {
     let Ok(order) = fs::read_to_string(directory.join("order")) else {
         return Ok(());
     };
-    for name in wanted(&order, link) {
+    for name in wanted(&order, link, true) {
+        // What nothing waits for, nothing fails for.
+        LATER.lock().unwrap_or_else(PoisonError::into_inner).extend(File::open(directory.join(name)));
+    }
+    for name in wanted(&order, link, false) {
         let file = File::open(directory.join(name)).context(|| format!("cannot open module {name}"))?;
-        match rustix::system::finit_module(&file, c"", 0) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(refusal) => return Err(refusal).context(|| format!("cannot load module {name}")),
-        }
+        insert(&file).context(|| format!("cannot load module {name}"))?;
     }
     Ok(())
+}
+
+/// Loads those that nothing waited for, once; the initramfs they were in may be gone.
+pub fn load_later() {
+    for file in LATER.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        if let Err(refusal) = insert(&file) {
+            console::say(&format!("cannot load a module: {refusal}"));
+        }
+    }
+}
+
+fn insert(module: &File) -> rustix::io::Result<()> {
+    match rustix::system::finit_module(module, c"", 0) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]
@@ -47,11 +72,13 @@ mod tests {
 
     #[test]
     fn order_is_kept_and_vsock_left_out_where_not_needed() {
-        let order = "00-virtio_blk.ko\n\n01-vsock.ko vsock\n../../etc/passwd\n02-overlay.ko\n";
-        let serial: Vec<_> = wanted(order, LinkKind::VirtioSerial).collect();
+        let order = "00-virtio_blk.ko\n\n01-vsock.ko vsock\n../../etc/passwd\n02-overlay.ko\n03-balloon.ko later\n";
+        let serial: Vec<_> = wanted(order, LinkKind::VirtioSerial, false).collect();
         assert_eq!(serial, ["00-virtio_blk.ko", "02-overlay.ko"]);
-        let vsock: Vec<_> = wanted(order, LinkKind::Vsock).collect();
+        let vsock: Vec<_> = wanted(order, LinkKind::Vsock, false).collect();
         assert_eq!(vsock, ["00-virtio_blk.ko", "01-vsock.ko", "02-overlay.ko"]);
+        let later: Vec<_> = wanted(order, LinkKind::Vsock, true).collect();
+        assert_eq!(later, ["03-balloon.ko"]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! The mmdebstrap runs that fetch the kernel and build the root, as data.
+//! The mmdebstrap runs that fetch the kernel or its source and build the root, as data.
 //!
-//! Both are rootless for an ordinary user (`--mode=unshare`: a user namespace over the user's
+//! All are rootless for an ordinary user (`--mode=unshare`: a user namespace over the user's
 //! subordinate ids). Root usually has no subordinate ids and needs none. `--mode=root` mounts on the
 //! host, though, and a killed run would leave `/dev` and `/sys` mounted in its directory: so it runs in
 //! mount and pid namespaces made for it, which go with its last process.
 //!
-//! Neither makes an archive. A hook running inside the namespaces writes the result to its standard
+//! None makes an archive. A hook running inside the namespaces writes the result to its standard
 //! input, which is the output file, opened by the caller: the ids in there may enter none of the
 //! user's private directories, but may write to what they are given.
 
@@ -19,11 +19,12 @@ use crate::sources::{self, SUITE};
 use crate::tools::SYSTEM_PATH;
 
 /// The meta package that names Debian's kernel for virtual machines.
-pub(crate) const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// What the default root image holds, one package a line, with comments.
 pub(crate) const PACKAGES: &str = include_str!("../data/packages.txt");
 pub(crate) const KERNEL_SCRIPT: &str = include_str!("../data/kernel.sh");
+pub(crate) const SOURCE_SCRIPT: &str = include_str!("../data/kernel-source.sh");
 pub(crate) const NPM_SCRIPT: &str = include_str!("../data/root-npm.sh");
 pub(crate) const FINISH_SCRIPT: &str = include_str!("../data/root-finish.sh");
 
@@ -129,6 +130,19 @@ pub(crate) fn kernel(host: &Host, build: &Path) -> Invocation {
     Invocation { program: host.program(), arguments, environment }
 }
 
+/// Writes the newest package of kernel sources (`NAME=VERSION`) into the open file that is its standard
+/// input; or, given such a text, that package itself.
+pub(crate) fn kernel_source(host: &Host, build: &Path, package: Option<&str>) -> Invocation {
+    let mut arguments = host.common();
+    arguments.push("--variant=custom".to_owned());
+    arguments.push(format!("--extract-hook={}", run_script("VIV_SOURCE_SCRIPT")));
+    arguments.extend(host.suite_and_sources());
+    let mut environment = host.environment(build);
+    environment.push(("VIV_SOURCE_PACKAGE".to_owned(), package.unwrap_or_default().to_owned()));
+    environment.push(("VIV_SOURCE_SCRIPT".to_owned(), SOURCE_SCRIPT.to_owned()));
+    Invocation { program: host.program(), arguments, environment }
+}
+
 /// Builds the root image into the open file that is its standard input. `build` is the directory it
 /// may use.
 pub(crate) fn root(host: &Host, build: &Path) -> Invocation {
@@ -188,6 +202,7 @@ mod tests {
         for (name, value) in &invocation.environment {
             let value = value
                 .replace(KERNEL_SCRIPT, "<data/kernel.sh>")
+                .replace(SOURCE_SCRIPT, "<data/kernel-source.sh>")
                 .replace(NPM_SCRIPT, "<data/root-npm.sh>")
                 .replace(FINISH_SCRIPT, "<data/root-finish.sh>");
             text.push_str(&format!("  {name}={value}\n"));
@@ -267,6 +282,31 @@ mod tests {
     #[test]
     fn as_root_with_nothing_set() {
         let host = Host { root: true, ..Host::default() };
+        let source = kernel_source(&host, Path::new("/var/tmp/viv-build-1"), Some("linux-source-6.12=6.12.1-1"));
+        insta::assert_snapshot!(shown(&source), @r#"
+        unshare
+          --mount
+          --propagation=private
+          --pid
+          --kill-child
+          --mount-proc
+          mmdebstrap
+          --mode=root
+          --verbose
+          --format=null
+          --skip=chroot/start-stop-daemon,cleanup/apt,cleanup/mmdebstrap,cleanup/reproducible,cleanup/run,cleanup/tmp
+          --aptopt=Acquire::Languages "none"
+          --aptopt=Acquire::Retries "3"
+          --variant=custom
+          --extract-hook=sh -c "$VIV_SOURCE_SCRIPT" sh "$1"
+          trixie
+          -
+          PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+          HOME=/
+          TMPDIR=/var/tmp/viv-build-1
+          VIV_SOURCE_PACKAGE=linux-source-6.12=6.12.1-1
+          VIV_SOURCE_SCRIPT=<data/kernel-source.sh>
+        "#);
         insta::assert_snapshot!(shown(&root(&host, Path::new("/var/tmp/viv-build-1"))), @r#"
         unshare
           --mount

@@ -7,6 +7,7 @@ use crate::cache::{Built, Cache, Recipe};
 use crate::cpio::{self, Entry};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::kernel::Kernel;
+use crate::modules::When;
 use crate::progress::NoProgress;
 
 /// Changes with the layout below.
@@ -27,8 +28,8 @@ pub struct GuestBinary<'a> {
 }
 
 /// An initramfs for this kernel: `/init` is the guest program, `/modules/order` lists the files of
-/// `/modules` in load order, each alone or followed by ` vsock` if only that link needs it, and there
-/// is a `/dev/console`. Not compressed; padded to a multiple of 4096 bytes. Made once for each kernel
+/// `/modules` in load order, each alone, or followed by ` vsock` if only that link needs it or by
+/// ` later` if nothing waits for it, and there is a `/dev/console`. Not compressed; padded to a multiple of 4096 bytes. Made once for each kernel
 /// and guest program, in some milliseconds.
 ///
 /// # Errors
@@ -38,7 +39,7 @@ pub fn ensure_initramfs(cache: &Cache, kernel: &Kernel, guest: &GuestBinary<'_>)
         let mut modules = Vec::new();
         for module in &kernel.modules {
             let content = fs::read(&module.path).map_err(io_error("read", &module.path))?;
-            modules.push((module.name.as_str(), module.vsock_only, content));
+            modules.push((module.name.as_str(), module.when, content));
         }
         let archive = layout(guest.bytes, &modules)
             .ok_or_else(|| Error::new(ErrorKind::Io, "the guest program is too large for an initramfs"))?;
@@ -66,10 +67,13 @@ fn recipe(kernel_digest: &str, guest_digest: &str) -> Recipe {
 }
 
 /// The archive. `None` if a file is too large for it.
-fn layout(guest: &[u8], modules: &[(&str, bool, Vec<u8>)]) -> Option<Vec<u8>> {
+fn layout(guest: &[u8], modules: &[(&str, When, Vec<u8>)]) -> Option<Vec<u8>> {
     let order: String = modules
         .iter()
-        .map(|(name, vsock_only, _)| format!("{name}{}\n", if *vsock_only { " vsock" } else { "" }))
+        .map(|(name, when, _)| match when.word() {
+            Some(word) => format!("{name} {word}\n"),
+            None => format!("{name}\n"),
+        })
         .collect();
     let paths: Vec<String> = modules.iter().map(|(name, ..)| format!("modules/{name}")).collect();
     let mut entries = vec![
@@ -98,8 +102,8 @@ mod tests {
             vmlinux: PathBuf::new(),
             release: "6".to_owned(),
             modules: vec![
-                KernelModule { name: "00-erofs.ko".to_owned(), path: module.clone(), vsock_only: false },
-                KernelModule { name: "01-vsock.ko".to_owned(), path: module, vsock_only: true },
+                KernelModule { name: "00-erofs.ko".to_owned(), path: module.clone(), when: When::Boot },
+                KernelModule { name: "01-vsock.ko".to_owned(), path: module, when: When::Vsock },
             ],
             digest: "k".to_owned(),
         };

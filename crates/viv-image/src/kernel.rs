@@ -9,15 +9,16 @@ use crate::bootstrap::{self, Host, KERNEL_PACKAGE, KERNEL_SCRIPT};
 use crate::bzimage::{self, BadKernel};
 use crate::cache::{Built, Cache, Made, Outside, Recipe, Staging, Stamp};
 use crate::error::{Error, ErrorKind, Output, Result, io_error, no_space};
-use crate::modules::{Module, Tree, WANTED, remove_signature};
+use crate::modules::{Module, Tree, WANTED, When, remove_signature};
 use crate::output::{self, Follower};
+use crate::own_kernel::find_own_kernel;
 use crate::progress::Progress;
 use crate::run::{self, Invocation};
 use crate::sources::SUITE;
 use crate::tools::{self, SYSTEM_PATH};
 
 /// Changes with what is kept of a kernel.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The name of the kernel proper among the files of a recipe; modules are named `NN-name.ko`.
 const VMLINUX: &str = "vmlinux";
 /// A kernel file larger than this is not one.
@@ -28,6 +29,8 @@ const LIMIT: u64 = 1 << 30;
 pub enum KernelSource {
     /// Debian's kernel for virtual machines.
     Default,
+    /// One that [`crate::build_own_kernel`] made, by its id.
+    Own(String),
     /// A vmlinux (ELF, built with CONFIG_PVH) or a bzImage of the user's. Its modules are looked for
     /// in `modules/` and `lib/modules/<release>/` beside it, then in `/lib/modules/<release>/`. If
     /// there are none, everything the guest needs is taken to be built in.
@@ -54,8 +57,8 @@ pub struct KernelModule {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// Only needed if the link is vsock.
-    pub vsock_only: bool,
+    /// When the guest loads it.
+    pub when: When,
 }
 
 /// The kernel, made ready if it is not yet: Debian's is downloaded (about 45 MB) and unpacked, never
@@ -63,7 +66,7 @@ pub struct KernelModule {
 /// whenever it changed.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`], [`ErrorKind::BadKernel`] and [`ErrorKind::Corrupt`] for files;
+/// [`ErrorKind::NotFound`] for an own kernel and, with [`ErrorKind::BadKernel`] and [`ErrorKind::Corrupt`], for files;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
 /// [`ErrorKind::Build`] for Debian's; [`ErrorKind::NoSpace`] and [`ErrorKind::Io`] for both.
 pub fn ensure_kernel(cache: &Cache, source: &KernelSource, progress: &dyn Progress) -> Result<Kernel> {
@@ -72,8 +75,15 @@ pub fn ensure_kernel(cache: &Cache, source: &KernelSource, progress: &dyn Progre
             let made = cache.ensure(&default_recipe(), progress, |staging| build_default(staging, progress))?;
             Ok(kernel(cache, &made, None))
         }
+        KernelSource::Own(id) => Ok(find_own_kernel(cache, id)?.into()),
         KernelSource::File(path) => from_file(cache, path, progress),
     }
+}
+
+/// Debian's kernel if it is in the cache already; nothing is fetched.
+#[must_use]
+pub fn default_kernel(cache: &Cache) -> Option<Kernel> {
+    Some(kernel(cache, &cache.peek(&default_recipe())?, None))
 }
 
 pub(crate) fn default_recipe() -> Recipe {
@@ -91,8 +101,12 @@ fn kernel(cache: &Cache, made: &Made, own: Option<&Path>) -> Kernel {
         if file.name == VMLINUX {
             vmlinux.get_or_insert(path);
         } else {
-            let vsock_only = made.fact("vsock").is_some_and(|names| names.split(' ').any(|name| name == file.name));
-            modules.push(KernelModule { name: file.name.clone(), path, vsock_only });
+            let is = |when: When| {
+                let names = when.word().and_then(|word| made.fact(word)).unwrap_or_default();
+                names.split(' ').any(|name| name == file.name)
+            };
+            let when = [When::Vsock, When::Later].into_iter().find(|when| is(*when)).unwrap_or(When::Boot);
+            modules.push(KernelModule { name: file.name.clone(), path, when });
         }
     }
     Kernel {
@@ -108,14 +122,8 @@ fn build_default(staging: &Staging<'_>, progress: &dyn Progress) -> Result<Built
     let package = staging.directory.join("kernel.deb");
     {
         let outside = Outside::new(progress)?;
-        debootstrap(
-            &bootstrap::kernel(&Host::probe(), &outside.path),
-            staging,
-            &outside,
-            &package,
-            "the kernel",
-            progress,
-        )?;
+        let invocation = bootstrap::kernel(&Host::probe(), &outside.path);
+        debootstrap(&invocation, &[&staging.lock.file], &outside, &package, "the kernel", progress)?;
     }
     let tree = staging.directory.join("unpacked");
     let unpack = Invocation {
@@ -148,10 +156,11 @@ fn build_default(staging: &Staging<'_>, progress: &dyn Progress) -> Result<Built
     built(staging, Some(&vmlinux), &modules, &release)
 }
 
-/// Runs mmdebstrap with `output` as its standard input (see [`bootstrap`]).
+/// Runs mmdebstrap with `output` as its standard input (see [`bootstrap`]). It holds `locks` and that of
+/// `outside`.
 pub(crate) fn debootstrap(
     invocation: &Invocation,
-    staging: &Staging<'_>,
+    locks: &[&File],
     outside: &Outside,
     output: &Path,
     what: &str,
@@ -160,14 +169,15 @@ pub(crate) fn debootstrap(
     let open = || File::options().read(true).write(true).create_new(true).open(output);
     let file = open().map_err(io_error("write", output))?;
     let mut follower = Follower::new(progress);
-    let ended =
-        run::run(invocation, Some(file), &[&staging.lock.file, &outside.lock], &mut |line| follower.line(line))?;
+    let locks: Vec<&File> = locks.iter().copied().chain([&outside.lock]).collect();
+    let ended = run::run(invocation, Some(file), &locks, &mut |line| follower.line(line))?;
     if output::ran_out_of_space(&ended.tail) {
         // Either of the two may be the full one; the fuller is.
-        let fullest = [outside.path.as_path(), staging.directory]
+        let target = output.parent().unwrap_or(output);
+        let fullest = [outside.path.as_path(), target]
             .into_iter()
             .min_by_key(|path| crate::error::free_bytes(path).unwrap_or(u64::MAX));
-        return Err(no_space(fullest.unwrap_or(staging.directory), Output(ended.tail)));
+        return Err(no_space(fullest.unwrap_or(target), Output(ended.tail)));
     }
     let size = output.metadata().map_err(io_error("look at", output))?.len();
     if !ended.status.success() || size == 0 {
@@ -179,7 +189,7 @@ pub(crate) fn debootstrap(
 /// Writes the files of a kernel.
 fn built(staging: &Staging<'_>, vmlinux: Option<&[u8]>, modules: &[Module], release: &str) -> Result<Built> {
     let mut built = Built::default();
-    let mut vsock = Vec::new();
+    let mut facts = BTreeMap::from([("release".to_owned(), release.to_owned())]);
     let mut write = |name: String, content: &[u8]| {
         let path = staging.directory.join(&name);
         fs::write(&path, content).map_err(io_error("write", &path))?;
@@ -192,16 +202,20 @@ fn built(staging: &Staging<'_>, vmlinux: Option<&[u8]>, modules: &[Module], rele
     for (index, module) in modules.iter().enumerate() {
         let name = format!("{index:02}-{}.ko", module.name);
         write(name.clone(), &module.content)?;
-        if module.vsock_only {
-            vsock.push(name);
+        if let Some(word) = module.when.word() {
+            let names: &mut String = facts.entry(word.to_owned()).or_default();
+            if !names.is_empty() {
+                names.push(' ');
+            }
+            names.push_str(&name);
         }
     }
-    built.facts = BTreeMap::from([("release".to_owned(), release.to_owned()), ("vsock".to_owned(), vsock.join(" "))]);
+    built.facts = facts;
     Ok(built)
 }
 
 /// The one entry of a directory whose name begins so.
-fn only_entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>> {
+pub(crate) fn only_entry(directory: &Path, prefix: &str) -> Result<Option<PathBuf>> {
     let mut found = None;
     for entry in fs::read_dir(directory).map_err(io_error("list", directory))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {

@@ -2,7 +2,7 @@
 //!
 //! By default everything is made from Debian's packages on this machine, by an ordinary user: the
 //! kernel is taken out of Debian's package for virtual machines, the root is built by mmdebstrap into
-//! an erofs image. Each is made once; a start with a warm cache reads a few small files, spawns no
+//! an erofs image. A smaller kernel can be built from Debian's source. Each is made once; a start with a warm cache reads a few small files, spawns no
 //! process and takes well under a millisecond.
 //!
 //! ```no_run
@@ -23,7 +23,7 @@
 //! | Environment variable | |
 //! |---|---|
 //! | `VIV_DEBIAN_MIRROR` | a Debian mirror's URI, instead of the one the host uses |
-//! | `TMPDIR` | where roots are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
+//! | `TMPDIR` | where roots and own kernels are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
 //! | `http_proxy`, `https_proxy`, `no_proxy` | as everywhere |
 //! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
 //!
@@ -41,6 +41,7 @@ mod initramfs;
 mod kernel;
 mod modules;
 mod output;
+mod own_kernel;
 mod pip;
 mod progress;
 mod root;
@@ -50,10 +51,16 @@ mod sources;
 mod sys;
 mod tools;
 
+pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Stamp};
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
-pub use kernel::{Kernel, KernelModule, KernelSource, ensure_kernel};
+pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
+pub use modules::When;
+pub use own_kernel::{
+    OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
+    preferred_kernel, remove_own_kernel, select_kernel,
+};
 pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use root::{ImageSource, RootImage, ensure_root};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};

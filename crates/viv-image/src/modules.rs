@@ -14,35 +14,60 @@ use crate::elf;
 /// No module unpacks to more than this.
 const LIMIT: u64 = 64 << 20;
 
+/// When a guest loads a module. In the order in which dependencies are given away: what is needed
+/// anyway is not left out because something that is not needs it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// While it boots.
+    Boot,
+    /// While it boots, if the link is vsock. A kernel without it is fine.
+    Vsock,
+    /// When nobody waits any more. A kernel without it is fine.
+    Later,
+}
+
+impl When {
+    /// The word behind a module's name in the initramfs's list; none for what is always loaded.
+    #[must_use]
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Boot => None,
+            Self::Vsock => Some("vsock"),
+            Self::Later => Some("later"),
+        }
+    }
+}
+
 /// A module the guest asks for by name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     /// Its name, with underscores.
     pub name: &'static str,
-    /// Loaded only if the link is vsock; then a kernel without it is fine too.
-    pub vsock_only: bool,
+    /// When it is loaded.
+    pub when: When,
 }
 
 /// What the guest needs: its disks (virtio_blk), its root (erofs, overlay, and ext4 for the scratch
-/// disk), its shares (virtiofs), its link (virtio_console, or vsock). Most of it is built into
-/// Debian's cloud kernel.
-pub(crate) const WANTED: [Wanted; 9] = [
-    Wanted { name: "virtio_pci", vsock_only: false },
-    Wanted { name: "virtio_blk", vsock_only: false },
-    Wanted { name: "virtio_console", vsock_only: false },
-    Wanted { name: "erofs", vsock_only: false },
-    Wanted { name: "ext4", vsock_only: false },
-    Wanted { name: "overlay", vsock_only: false },
-    Wanted { name: "virtiofs", vsock_only: false },
-    Wanted { name: "vsock", vsock_only: true },
-    Wanted { name: "vmw_vsock_virtio_transport", vsock_only: true },
+/// disk), its shares (virtiofs), its link (virtio_console, or vsock), and what gives memory
+/// back that it does not use (virtio_balloon). Most of it is built into Debian's cloud kernel.
+pub(crate) const WANTED: [Wanted; 10] = [
+    Wanted { name: "virtio_pci", when: When::Boot },
+    Wanted { name: "virtio_blk", when: When::Boot },
+    Wanted { name: "virtio_console", when: When::Boot },
+    Wanted { name: "erofs", when: When::Boot },
+    Wanted { name: "ext4", when: When::Boot },
+    Wanted { name: "overlay", when: When::Boot },
+    Wanted { name: "virtiofs", when: When::Boot },
+    Wanted { name: "vsock", when: When::Vsock },
+    Wanted { name: "vmw_vsock_virtio_transport", when: When::Vsock },
+    Wanted { name: "virtio_balloon", when: When::Later },
 ];
 
 /// A module in load order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
     pub name: String,
-    pub vsock_only: bool,
+    pub when: When,
     /// Unpacked.
     pub content: Vec<u8>,
 }
@@ -84,17 +109,17 @@ fn needs(module: &[u8]) -> io::Result<Needs> {
     Ok(needs)
 }
 
-/// The names of all modules to load, dependencies first; `true` goes to those only vsock needs.
+/// The names of all modules to load, dependencies first, and when each is.
 /// `lookup` knows what a module needs; `None` means it is built in or does not exist.
 fn load_order<E>(
     wanted: &[Wanted],
     lookup: &mut dyn FnMut(&str) -> Result<Option<Needs>, E>,
-) -> Result<Vec<(String, bool)>, E> {
+) -> Result<Vec<(String, When)>, E> {
     fn visit<E>(
         name: &str,
-        vsock_only: bool,
+        when: When,
         seen: &mut BTreeSet<String>,
-        order: &mut Vec<(String, bool)>,
+        order: &mut Vec<(String, When)>,
         lookup: &mut dyn FnMut(&str) -> Result<Option<Needs>, E>,
     ) -> Result<bool, E> {
         if !seen.insert(name.to_owned()) {
@@ -104,22 +129,21 @@ fn load_order<E>(
         for soft in &needs.soft {
             // A soft dependency is often an algorithm's name; the module of that name with _generic is
             // what would provide it.
-            if !visit(soft, vsock_only, seen, order, lookup)? {
-                visit(&format!("{soft}_generic"), vsock_only, seen, order, lookup)?;
+            if !visit(soft, when, seen, order, lookup)? {
+                visit(&format!("{soft}_generic"), when, seen, order, lookup)?;
             }
         }
         for dependency in &needs.depends {
-            visit(dependency, vsock_only, seen, order, lookup)?;
+            visit(dependency, when, seen, order, lookup)?;
         }
-        order.push((name.to_owned(), vsock_only));
+        order.push((name.to_owned(), when));
         Ok(true)
     }
     let mut seen = BTreeSet::new();
     let mut order = Vec::new();
-    // What is needed anyway comes first, so that nothing it shares with vsock is left out without vsock.
-    for vsock_only in [false, true] {
-        for module in wanted.iter().filter(|module| module.vsock_only == vsock_only) {
-            visit(module.name, vsock_only, &mut seen, &mut order, lookup)?;
+    for when in [When::Boot, When::Vsock, When::Later] {
+        for module in wanted.iter().filter(|module| module.when == when) {
+            visit(module.name, when, &mut seen, &mut order, lookup)?;
         }
     }
     Ok(order)
@@ -160,7 +184,8 @@ impl Tree {
     /// one.
     pub(crate) fn modules(&self, wanted: &[Wanted]) -> io::Result<Vec<Module>> {
         for module in wanted {
-            if !module.vsock_only && !self.files.contains_key(module.name) && !self.builtin.contains(module.name) {
+            if module.when == When::Boot && !self.files.contains_key(module.name) && !self.builtin.contains(module.name)
+            {
                 let message = format!("{} has no module {}", self.root.display(), module.name);
                 return Err(io::Error::new(io::ErrorKind::NotFound, message));
             }
@@ -175,9 +200,9 @@ impl Tree {
             contents.insert(name.to_owned(), content);
             Ok::<_, io::Error>(Some(needs))
         })?;
-        let modules = order.into_iter().filter_map(|(name, vsock_only)| {
-            contents.remove(&name).map(|content| Module { name, vsock_only, content })
-        });
+        let modules = order
+            .into_iter()
+            .filter_map(|(name, when)| contents.remove(&name).map(|content| Module { name, when, content }));
         Ok(modules.collect())
     }
 }
@@ -225,10 +250,10 @@ pub(crate) mod tests {
     }
 
     const TEST_WANTED: [Wanted; 4] = [
-        Wanted { name: "erofs", vsock_only: false },
-        Wanted { name: "vmw_vsock_virtio_transport", vsock_only: true },
-        Wanted { name: "overlay", vsock_only: false },
-        Wanted { name: "ext4", vsock_only: false },
+        Wanted { name: "erofs", when: When::Boot },
+        Wanted { name: "vmw_vsock_virtio_transport", when: When::Vsock },
+        Wanted { name: "overlay", when: When::Boot },
+        Wanted { name: "ext4", when: When::Boot },
     ];
 
     #[test]
@@ -252,7 +277,9 @@ pub(crate) mod tests {
         let modules = Tree::open(directory.path()).unwrap().modules(&TEST_WANTED).unwrap();
         let order: Vec<String> = modules
             .iter()
-            .map(|module| format!("{}{}", module.name, if module.vsock_only { " vsock" } else { "" }))
+            .map(|module| {
+                format!("{}{}", module.name, module.when.word().map(|word| format!(" {word}")).unwrap_or_default())
+            })
             .collect();
         insta::assert_snapshot!(order.join("\n"), @r#"
         crc32c_generic
@@ -286,10 +313,10 @@ pub(crate) mod tests {
     #[test]
     fn a_circle_ends() {
         let needs = |depends: &str| Needs { depends: vec![depends.to_owned()], soft: Vec::new() };
-        let wanted = [Wanted { name: "a", vsock_only: false }];
+        let wanted = [Wanted { name: "a", when: When::Boot }];
         let order =
             load_order::<()>(&wanted, &mut |name| Ok(Some(needs(if name == "a" { "b" } else { "a" })))).unwrap();
-        assert_eq!(order, [("b".to_owned(), false), ("a".to_owned(), false)]);
+        assert_eq!(order, [("b".to_owned(), When::Boot), ("a".to_owned(), When::Boot)]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
                 let image = staging.directory.join("root.erofs");
                 let outside = Outside::new(progress)?;
                 let invocation = bootstrap::root(&Host::probe(), &outside.path);
-                debootstrap(&invocation, staging, &outside, &image, "the root image", progress)?;
+                debootstrap(&invocation, &[&staging.lock.file], &outside, &image, "the root image", progress)?;
                 check(&image).map_err(|why| {
                     Error::new(ErrorKind::Build, "mkfs.erofs made an image that cannot be used").source(why)
                 })?;

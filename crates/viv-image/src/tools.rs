@@ -26,6 +26,23 @@ const TOOLS: [MissingTool; 8] = [
     NEWUIDMAP,
 ];
 
+/// What building a kernel needs beside [`TOOLS`]; names that are paths are headers.
+const KERNEL_TOOLS: [MissingTool; 10] = [
+    MissingTool { program: "make", package: "make", needed_for: KERNEL_BUILD },
+    MissingTool { program: "gcc", package: "gcc", needed_for: KERNEL_BUILD },
+    MissingTool { program: "strip", package: "binutils", needed_for: KERNEL_BUILD },
+    MissingTool { program: "flex", package: "flex", needed_for: KERNEL_BUILD },
+    MissingTool { program: "bison", package: "bison", needed_for: KERNEL_BUILD },
+    MissingTool { program: "bc", package: "bc", needed_for: KERNEL_BUILD },
+    MissingTool { program: "tar", package: "tar", needed_for: KERNEL_BUILD },
+    MissingTool { program: "xz", package: "xz-utils", needed_for: KERNEL_BUILD },
+    MissingTool { program: "/usr/include/stdio.h", package: "libc6-dev", needed_for: KERNEL_BUILD },
+    // The kernel's own checker of what was compiled reads object files with it.
+    MissingTool { program: "/usr/include/libelf.h", package: "libelf-dev", needed_for: KERNEL_BUILD },
+];
+
+const KERNEL_BUILD: &str = "building a kernel";
+
 const NEWUIDMAP: MissingTool =
     MissingTool { program: "newuidmap", package: "uidmap", needed_for: "building as an ordinary user" };
 
@@ -66,14 +83,31 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 pub(crate) fn require(programs: &[&str]) -> Result<()> {
     let missing: Vec<MissingTool> =
         missing_tools().into_iter().filter(|tool| tool == &KEYRING || programs.contains(&tool.program)).collect();
-    let Some(first) = missing.first() else { return Ok(()) };
+    refuse(&missing).map_or(Ok(()), |error| Err(error.hint("viv doctor --fix").hint(install(&missing))))
+}
+
+/// Finds what building a kernel needs, the tools that fetch its source aside, or says what to install.
+pub(crate) fn require_for_kernel() -> Result<()> {
+    let is_there = |tool: &MissingTool| match tool.program.strip_prefix('/') {
+        Some(_) => Path::new(tool.program).exists(),
+        None => find(tool.program).is_some(),
+    };
+    let missing: Vec<MissingTool> = KERNEL_TOOLS.into_iter().filter(|tool| !is_there(tool)).collect();
+    // Not doctor's business: nobody needs a kernel of one's own.
+    refuse(&missing).map_or(Ok(()), |error| Err(error.hint(install(&missing))))
+}
+
+/// The error that names the first of them, if there is one.
+fn refuse(missing: &[MissingTool]) -> Option<Error> {
+    let first = missing.first()?;
+    let message = format!("{} is not installed; it is needed for {}", first.program, first.needed_for);
+    Some(Error::new(ErrorKind::MissingTool, message))
+}
+
+/// The command that installs them.
+fn install(missing: &[MissingTool]) -> String {
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
-    Err(Error::new(
-        ErrorKind::MissingTool,
-        format!("{} is not installed; it is needed for {}", first.program, first.needed_for),
-    )
-    .hint("viv doctor --fix")
-    .hint(format!("apt install {}", packages.join(" "))))
+    format!("apt install {}", packages.join(" "))
 }
 
 #[cfg(test)]

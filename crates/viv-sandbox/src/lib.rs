@@ -41,7 +41,7 @@ pub use plan::{Artifacts, Plan, StartPlan, plan, probe_host};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
-pub use spec::{Mount, SandboxSpec, TemplateUse, VmmChoice, new_id};
+pub use spec::{KernelChoice, Mount, SandboxSpec, TemplateUse, VmmChoice, new_id};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,

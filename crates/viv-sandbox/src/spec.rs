@@ -48,6 +48,52 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// Which kernel a sandbox boots. Written as the word `debian` or `own`, or as a path; a file of such a
+/// name needs a path that says more (`./own`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PathBuf", into = "PathBuf")]
+pub enum KernelChoice {
+    /// Debian's kernel for virtual machines.
+    Debian,
+    /// The one that was built with `viv kernel build`.
+    Own,
+    /// A file of the user's.
+    File(PathBuf),
+}
+
+impl From<PathBuf> for KernelChoice {
+    fn from(path: PathBuf) -> Self {
+        match path.to_str() {
+            Some("debian") => Self::Debian,
+            Some("own") => Self::Own,
+            _ => Self::File(path),
+        }
+    }
+}
+
+impl From<KernelChoice> for PathBuf {
+    fn from(choice: KernelChoice) -> Self {
+        match choice {
+            KernelChoice::Debian => Self::from("debian"),
+            KernelChoice::Own => Self::from("own"),
+            KernelChoice::File(path) => path,
+        }
+    }
+}
+
+impl KernelChoice {
+    /// The same choice with its path, if it has one, put through `change`.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn try_map_file<E>(self, change: impl FnOnce(PathBuf) -> Result<PathBuf, E>) -> Result<Self, E> {
+        match self {
+            Self::File(path) => change(path).map(Self::File),
+            named => Ok(named),
+        }
+    }
+}
+
 /// A sandbox, as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -69,8 +115,8 @@ pub struct SandboxSpec {
     pub vmm: VmmChoice,
     /// How its processor is run.
     pub accel: AccelChoice,
-    /// A kernel instead of the default one.
-    pub kernel: Option<PathBuf>,
+    /// A kernel instead of the preferred one.
+    pub kernel: Option<KernelChoice>,
     /// A root image instead of the default one.
     pub image: Option<PathBuf>,
     /// The directory to work in, at the same path inside and out.

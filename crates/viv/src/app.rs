@@ -9,7 +9,7 @@ use viv_error::Report;
 
 use crate::cli::{Cli, Command, TargetArguments};
 use crate::commands::manage::Ending;
-use crate::commands::{doctor, exec, manage, print, run, template};
+use crate::commands::{doctor, exec, kernel, manage, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -43,6 +43,7 @@ fn dispatch(cli: &Cli) -> u8 {
     let json = match &cli.command {
         Command::Run(arguments) => arguments.json,
         Command::Ps(arguments) => arguments.json,
+        Command::Kernel(arguments) => arguments.command.is_json(),
         Command::Template(command) => command.is_json(),
         Command::Doctor(arguments) => arguments.json,
         _ => false,
@@ -54,6 +55,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Ps(arguments) => manage::ps(arguments),
         Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),
         Command::Kill(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Kill, &printer),
+        Command::Kernel(arguments) => kernel::kernel(&arguments.command, &printer),
         Command::Template(command) => template::template(command, &printer),
         Command::Doctor(arguments) => doctor::doctor(arguments, &printer),
         Command::Completions(arguments) => print::completions(arguments),

@@ -60,7 +60,7 @@ pub fn dry_run(
     let file = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map_or_else(|| "default".to_owned(), |path| path.to_string_lossy().into_owned())
     };
-    row("kernel", "kernel", file(&spec.kernel));
+    row("kernel", "kernel", file(&spec.kernel.clone().map(Into::into)));
     row("image", "image", file(&spec.image));
     row("workspace", "", spec.workspace.to_string_lossy().into_owned());
     for mount in &spec.mounts {

@@ -96,11 +96,7 @@ pub fn resolve(
     let memory = settings.memory.map_or(DEFAULT_MEMORY, |found| found.value);
     check_memory(memory, host)?;
     let mounts = resolve_mounts(settings.mounts, &workspace, canonicalize)?;
-    let file = |what: &str, found: Option<Found<PathBuf>>| {
-        found
-            .map(|found| canonicalize(&found.value).map_err(|error| cannot_open(what, &found.value, error)))
-            .transpose()
-    };
+    let file = |what: &str, path: PathBuf| canonicalize(&path).map_err(|error| cannot_open(what, &path, error));
     let workspace_text = text_of("the workspace", &workspace)?;
     let name = settings.name.map(|found| found.value);
 
@@ -115,8 +111,8 @@ pub fn resolve(
         disk_bytes: settings.disk.map_or(DEFAULT_DISK, |found| found.value).0,
         vmm: settings.vmm.map_or(VmmChoice::Qemu, |found| found.value),
         accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
-        kernel: file("the kernel", settings.kernel)?,
-        image: file("the image", settings.image)?,
+        kernel: settings.kernel.map(|found| found.value.try_map_file(|path| file("the kernel", path))).transpose()?,
+        image: settings.image.map(|found| file("the image", found.value)).transpose()?,
         template: settings.template.map_or(TemplateUse::Auto, |found| found.value),
         spares: settings.spares.map_or(0, |found| found.value),
         timezone: host.timezone.clone(),

@@ -92,6 +92,11 @@ fn help_of_every_command() {
         "ps",
         "stop",
         "kill",
+        "kernel",
+        "kernel build",
+        "kernel ls",
+        "kernel use",
+        "kernel rm",
         "template",
         "template ls",
         "template build",
@@ -196,7 +201,7 @@ fn templates_are_managed_without_a_vm() {
         serde_json::json!({ "digest": "", "stamp": { "size": 0, "inode": 1, "modified": [0, 0], "changed": [0, 0] } });
     let description = serde_json::json!({
         "format": 1, "key": key, "id": "", "link_token": "", "tsc_khz": null, "created_at_unix_ms": 0,
-        "ingredients": { "viv": "0.0.1, templates 1" }, "files": [], "memory": content, "scratch": content,
+        "ingredients": { "viv": "0.0.1, templates 1" }, "files": [], "memory": content, "devices": content, "scratch": content,
     });
     harness.write(&of_another(&format!("{key}/template.json")), &description.to_string());
     harness.write(&of_another("damaged/template.json"), "{");

@@ -1,5 +1,8 @@
 //! Figures: how they are compared, judged and printed.
 
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 /// One measured thing.
@@ -9,7 +12,7 @@ pub struct Figure {
     pub name: &'static str,
     /// Ours.
     pub ours: f64,
-    /// What it is compared with, if anything.
+    /// What it is compared with, if anything: a floor, a peer, or the most it may be.
     pub floor: Option<f64>,
     /// The unit of both.
     pub unit: &'static str,
@@ -32,6 +35,55 @@ impl Figure {
         let ratio = ours / floor;
         Self { name, ours, floor: Some(floor), unit, ratio: Some(ratio), goal, holds: goal.map(|goal| ratio <= goal) }
     }
+
+    /// A figure with a limit of its own: the goal is to stay below it.
+    pub fn limited(name: &'static str, ours: f64, limit: f64, unit: &'static str) -> Self {
+        Self::compared(name, ours, limit, unit, Some(1.0))
+    }
+}
+
+/// Ours and the floor's of one thing, measured in turns.
+#[derive(Debug)]
+pub struct Pairs {
+    ours: Vec<Duration>,
+    floor: Vec<Duration>,
+}
+
+impl Pairs {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self { ours: Vec::new(), floor: Vec::new() }
+    }
+
+    /// Adds what was measured one after the other.
+    pub fn push(&mut self, ours: Duration, floor: Duration) {
+        self.ours.push(ours);
+        self.floor.push(floor);
+    }
+
+    /// Their medians, compared.
+    pub fn figure(mut self, name: &'static str, goal: f64) -> Figure {
+        let (ours, floor) = (median(&mut self.ours), median(&mut self.floor));
+        Figure::compared(name, milliseconds(ours), milliseconds(floor), "ms", Some(goal))
+    }
+}
+
+/// A duration as figures have it.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// Fails if a goal is missed, and says which.
+///
+/// # Errors
+/// If there is one.
+pub fn require_goals(figures: &[Figure]) -> Result<()> {
+    let missed: Vec<&str> =
+        figures.iter().filter(|figure| figure.holds == Some(false)).map(|figure| figure.name).collect();
+    if !missed.is_empty() {
+        bail!("goal missed: {}", missed.join(", "));
+    }
+    Ok(())
 }
 
 /// The median; the mean of the two in the middle if there is no one in the middle. None of nothing
@@ -45,13 +97,13 @@ where
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2 }
 }
 
-/// Prints the figures for people.
-pub fn print_table(figures: &[Figure], runs: u32) {
-    println!("medians of {runs}\n{:<42} {:>11} {:>11}  {:<5} {:>6} {:>6}", "", "viv", "floor", "unit", "ratio", "goal");
+/// Prints the figures for people; `other` is what they are compared with.
+pub fn print_table(figures: &[Figure], runs: u32, other: &str) {
+    println!("medians of {runs}\n{:<52} {:>9} {:>9}  {:<4} {:>6} {:>6}", "", "viv", other, "unit", "ratio", "goal");
     let optional = |value: Option<f64>, digits: usize| value.map_or(String::new(), |value| format!("{value:.digits$}"));
     for figure in figures {
         println!(
-            "{:<42} {:>11.1} {:>11}  {:<5} {:>6} {:>6} {}",
+            "{:<52} {:>9.1} {:>9}  {:<4} {:>6} {:>6} {}",
             figure.name,
             figure.ours,
             optional(figure.floor, 1),
@@ -65,14 +117,10 @@ pub fn print_table(figures: &[Figure], runs: u32) {
             }
         );
     }
-    println!("\nThe floor of the starts is the same machine with an init that prints one byte; of the shares,");
-    println!("the same work on the guest's own disk.");
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -87,6 +135,23 @@ mod tests {
         assert_eq!(Figure::compared("x", 135.0, 100.0, "ms", Some(1.35)).holds, Some(true));
         assert_eq!(Figure::compared("x", 136.0, 100.0, "ms", Some(1.35)).holds, Some(false));
         assert_eq!(Figure::compared("x", 900.0, 100.0, "ms", None).holds, None);
+    }
+
+    #[test]
+    fn a_limit_is_a_goal() {
+        assert_eq!(Figure::limited("x", 109.9, 110.0, "MiB").holds, Some(true));
+        let missed = [Figure::plain("y", 1.0, "MiB"), Figure::limited("x", 110.1, 110.0, "MiB")];
+        assert_eq!(require_goals(&missed).unwrap_err().to_string(), "goal missed: x");
+        assert!(require_goals(&missed[..1]).is_ok());
+    }
+
+    #[test]
+    fn pairs_are_compared_by_their_medians() {
+        let mut pairs = Pairs::new();
+        for (ours, floor) in [(130, 100), (900, 101), (1, 99)] {
+            pairs.push(Duration::from_millis(ours), Duration::from_millis(floor));
+        }
+        assert_eq!(pairs.figure("x", 1.3), Figure::compared("x", 130.0, 100.0, "ms", Some(1.3)));
     }
 
     #[test]

@@ -115,7 +115,11 @@ fn floor_argv(machine: &[String], initramfs: &Path) -> Result<Vec<String>> {
         }
         has_kernel |= name == "-kernel";
         argv.push(option.clone());
-        argv.push(if name == "-append" { with_console(value) } else { value.clone() });
+        argv.push(match name {
+            "-append" => with_console(value),
+            "-object" => with_memory_of_its_own(value),
+            _ => value.clone(),
+        });
     }
     if !has_kernel {
         bail!("viv's machine boots no kernel directly: {}", machine.join(" "));
@@ -128,6 +132,17 @@ fn floor_argv(machine: &[String], initramfs: &Path) -> Result<Vec<String>> {
         ["-initrd", initramfs, "-chardev", "stdio,id=floor,signal=off", "-serial", "chardev:floor"].map(str::to_owned),
     );
     Ok(argv)
+}
+
+/// The same kind of memory, made by the VMM instead of handed to it.
+fn with_memory_of_its_own(object: &str) -> String {
+    let mut fields: Vec<&str> = object.split(',').collect();
+    let given = fields.iter().position(|field| field.starts_with("mem-path=/proc/self/fd/"));
+    if let Some(given) = given.filter(|_| fields[0] == "memory-backend-file") {
+        fields.remove(given);
+        fields[0] = "memory-backend-memfd";
+    }
+    fields.join(",")
 }
 
 fn with_console(arguments: &str) -> String {
@@ -214,7 +229,7 @@ mod tests {
             "-m",
             "2048",
             "-object",
-            "memory-backend-memfd,id=mem,size=2048M,share=on",
+            "memory-backend-file,id=mem,size=2048M,mem-path=/proc/self/fd/3,share=on",
             "-kernel",
             "/cache/vmlinux",
             "-initrd",

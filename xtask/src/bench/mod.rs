@@ -1,29 +1,30 @@
-//! `cargo xtask bench start`: what a start costs.
+//! `cargo xtask bench start`: what a start costs. `cargo xtask bench peers`: what it costs others.
 //!
-//! Two figures have goals and are ratios to the bare floor (see [`floor`]), taken in turns with it
-//! so that whatever else the machine does falls on both. The others are printed for information.
+//! Most figures have goals and are ratios to a floor, taken in turns with it so that whatever else
+//! the machine does falls on both. The floor of a cold start is a bare boot (see [`floor`]), that of
+//! a start from a template a bare restore (see [`restore`]). Some are printed for information.
 
 mod figures;
 mod floor;
 pub mod measure;
+mod memory;
+mod peers;
+mod restore;
 mod sandbox;
+mod starts;
+mod templates;
+mod trace;
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
 
 use crate::setup;
 use crate::workspace::{self, Profile};
-use figures::{Figure, median, print_table};
-
-/// Cold start to the command's first output byte: at most this much slower than the floor.
-const FIRST_BYTE_GOAL: f64 = 1.35;
-
-/// From start to end, the teardown included.
-const END_TO_END_GOAL: f64 = 1.5;
+use figures::{Figure, print_table, require_goals};
+pub use peers::{PeersArguments, peers};
+use starts::Starts;
 
 /// `cargo xtask bench start`
 #[derive(Debug, Args)]
@@ -34,9 +35,30 @@ pub struct StartArguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Measure the starts only, not what is printed for information
-    #[arg(long)]
-    starts_only: bool,
+    /// Measure only this; may be repeated
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Vec<Part>,
+    /// Draw where the time of a start goes: a page for a browser or, if it ends in .json, events for
+    /// Chrome's and Perfetto's trace viewers
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+/// Figures that are measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Cold starts, against a bare boot
+    Cold,
+    /// Starts from a template, against a bare restore
+    Template,
+    /// Ten starts at once
+    Burst,
+    /// What making a template costs the run that has it made
+    Making,
+    /// The memory of an idle sandbox
+    Memory,
+    /// For information: a warm exec, the shares, peak memory, viv's size
+    Inside,
 }
 
 /// Measures and prints; fails where a goal is missed.
@@ -46,80 +68,44 @@ pub fn start(arguments: &StartArguments) -> Result<()> {
     let scratch = tempfile::Builder::new().prefix("viv-bench-").tempdir()?;
 
     // Builds the images if need be, and warms the page cache for both sides.
-    let _ = measure::until_first_byte_and_end(&mut echo(&viv, scratch.path()), None)
+    let _ = measure::until_first_byte_and_end(&mut starts::run(&viv, scratch.path(), &[], &["true"]), None)
         .context("viv cannot run a command here")?;
 
-    let mut figures = starts(&viv, scratch.path(), arguments.runs)?;
-    if !arguments.starts_only {
-        figures.extend(sandbox::informational(&viv, scratch.path(), arguments.runs)?);
-        figures.push(Figure::plain("size of viv", std::fs::metadata(&viv)?.len() as f64 / 1e6, "MB"));
-    }
+    let figures = measured(&viv, scratch.path(), arguments)?;
     if arguments.json {
-        println!("{}", serde_json::json!({ "figures": figures }));
+        println!("{}", serde_json::json!({ "figures": figures, "runs": arguments.runs }));
     } else {
-        print_table(&figures, arguments.runs);
+        print_table(&figures, arguments.runs, "floor");
+        println!("\nThe floor of a cold start is the same machine with an init that prints one byte; of a start from");
+        println!("a template, the same restore by the smallest possible client; of the shares, the same work on the");
+        println!("guest's own disk; of memory, the most it may be.");
     }
-    let missed: Vec<&str> =
-        figures.iter().filter(|figure| figure.holds == Some(false)).map(|figure| figure.name).collect();
-    if !missed.is_empty() {
-        bail!("goal missed: {}", missed.join(", "));
+    if let Some(file) = &arguments.trace {
+        trace::write(&viv, scratch.path(), file)?;
     }
-    Ok(())
+    require_goals(&figures)
 }
 
-fn starts(viv: &Path, directory: &Path, runs: u32) -> Result<Vec<Figure>> {
-    let sandbox = sandbox::Running::start(viv, directory)?;
-    let floor = floor::Floor::prepare(&sandbox.machine()?, directory)?;
-    sandbox.stop()?;
-    let _ = floor.run().context("the bare floor does not boot")?;
-    let (mut first_bytes, mut ends) = (Pairs::default(), Pairs::default());
-    for run in 1..=runs {
-        eprintln!("run {run} of {runs}");
-        let bare = floor.run()?;
-        let whole = measure::until_first_byte_and_end(&mut quiet_run(viv, directory, &["true"]), None)?;
-        let spoken = measure::until_first_byte_and_end(&mut echo(viv, directory), None)?;
-        first_bytes.push(spoken.first_byte, bare.first_byte);
-        ends.push(whole.end, bare.end);
+fn measured(viv: &Path, directory: &Path, arguments: &StartArguments) -> Result<Vec<Figure>> {
+    let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let starts = Starts { viv, directory, runs: arguments.runs };
+    let mut figures = Vec::new();
+    if wanted(Part::Cold) || wanted(Part::Template) {
+        figures.extend(starts.single(wanted(Part::Cold), wanted(Part::Template))?);
     }
-    Ok(vec![
-        first_bytes.figure("cold start to first output byte", FIRST_BYTE_GOAL),
-        ends.figure("start to end, with teardown", END_TO_END_GOAL),
-    ])
-}
-
-#[derive(Default)]
-struct Pairs {
-    ours: Vec<Duration>,
-    floor: Vec<Duration>,
-}
-
-impl Pairs {
-    fn push(&mut self, ours: Duration, floor: Duration) {
-        self.ours.push(ours);
-        self.floor.push(floor);
+    if wanted(Part::Burst) {
+        figures.extend(starts.burst()?);
     }
-
-    fn figure(mut self, name: &'static str, goal: f64) -> Figure {
-        Figure::compared(
-            name,
-            milliseconds(median(&mut self.ours)),
-            milliseconds(median(&mut self.floor)),
-            "ms",
-            Some(goal),
-        )
+    if wanted(Part::Making) {
+        figures.extend(starts.making()?);
     }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
-fn echo(viv: &Path, directory: &Path) -> Command {
-    quiet_run(viv, directory, &["echo", "x"])
-}
-
-fn quiet_run(viv: &Path, directory: &Path, program: &[&str]) -> Command {
-    let mut command = Command::new(viv);
-    command.args(["run", "--quiet", "--"]).args(program).current_dir(directory);
-    command
+    if wanted(Part::Memory) {
+        templates::build(viv, memory::SHAPE)?;
+        figures.extend(memory::idle(viv, directory)?);
+    }
+    if wanted(Part::Inside) {
+        figures.extend(sandbox::informational(viv, directory, arguments.runs)?);
+        figures.push(Figure::plain("size of viv", std::fs::metadata(viv)?.len() as f64 / 1e6, "MB"));
+    }
+    Ok(figures)
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::figures::{Figure, median};
-use super::{measure, milliseconds};
+use super::figures::{Figure, median, milliseconds};
+use super::measure;
 use crate::command;
 use crate::processes;
 
@@ -34,7 +34,7 @@ const WORK: &[(&str, &str)] = &[
 
 /// Starts a sandbox and measures in it.
 pub fn informational(viv: &Path, directory: &Path, runs: u32) -> Result<Vec<Figure>> {
-    let sandbox = Running::start(viv, directory)?;
+    let sandbox = Running::start(viv, directory, &[])?;
     let sampler = MemorySampler::start(sandbox.client.id());
 
     let mut round_trips = Vec::new();
@@ -76,11 +76,12 @@ pub struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    /// Starts one with default settings, as `viv run` does, and waits until a program runs in it.
-    pub fn start(viv: &'a Path, directory: &Path) -> Result<Self> {
+    /// Starts one, as `viv run` with `options` does, and waits until a program runs in it.
+    pub fn start(viv: &'a Path, directory: &Path, options: &[&str]) -> Result<Self> {
         let name = format!("bench-{}", std::process::id());
         let mut command = Command::new(viv);
-        command.args(["run", "--quiet", "--name", &name, "--", "sh", "-c", "echo ready; exec sleep infinity"]);
+        command.args(["run", "--quiet", "--name", &name]).args(options);
+        command.args(["--", "sh", "-c", "echo ready; exec sleep infinity"]);
         command.current_dir(directory).stdin(Stdio::null()).stdout(Stdio::piped());
         let client = command.spawn().with_context(|| format!("cannot run {}", command::display(&command)))?;
         let mut running = Self { viv, name, client };
@@ -91,17 +92,26 @@ impl<'a> Running<'a> {
         Ok(running)
     }
 
-    /// The command line of its VMM, as it runs.
-    pub fn machine(&self) -> Result<Vec<String>> {
+    /// Its processes: client, monitor, file daemon, VMM.
+    pub fn processes(&self) -> Result<[u32; 4]> {
         let text = command::capture(Command::new(self.viv).args(["ps", "--json"]))?;
         let records: Vec<serde_json::Value> =
             serde_json::from_str(&text).context("`viv ps --json` printed no array")?;
-        let process = records
+        let record = records
             .iter()
             .find(|record| record["name"] == self.name.as_str())
-            .and_then(|record| record["vmm_pid"].as_u64())
-            .with_context(|| format!("`viv ps --json` names no VMM of {}", self.name))?;
-        let words = std::fs::read(format!("/proc/{process}/cmdline"))?;
+            .with_context(|| format!("`viv ps --json` does not list {}", self.name))?;
+        let process = |name: &str| {
+            let id = record[name].as_u64().and_then(|id| u32::try_from(id).ok());
+            id.with_context(|| format!("`viv ps --json` names no {name} of {}", self.name))
+        };
+        Ok([self.client.id(), process("monitor_pid")?, process("file_daemon_pid")?, process("vmm_pid")?])
+    }
+
+    /// The command line of its VMM, as it runs.
+    pub fn machine(&self) -> Result<Vec<String>> {
+        let [.., vmm] = self.processes()?;
+        let words = std::fs::read(format!("/proc/{vmm}/cmdline"))?;
         let words = words.strip_suffix(b"\0").unwrap_or(&words);
         words
             .split(|byte| *byte == 0)

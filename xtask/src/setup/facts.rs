@@ -17,17 +17,25 @@ enum Sign {
     Program(&'static str),
     /// Any of these.
     File(&'static [&'static str]),
+    PythonModule(&'static str),
 }
 
 struct Package {
     name: &'static str,
     sign: Sign,
-    /// Only tests need it.
-    for_tests: bool,
+    purposes: &'static [Purpose],
 }
 
 const fn package(name: &'static str, sign: Sign) -> Package {
-    Package { name, sign, for_tests: false }
+    Package { name, sign, purposes: &[Purpose::Run, Purpose::Test, Purpose::Peers] }
+}
+
+const fn for_tests(name: &'static str, sign: Sign) -> Package {
+    Package { name, sign, purposes: &[Purpose::Test] }
+}
+
+const fn for_peers(name: &'static str, sign: Sign) -> Package {
+    Package { name, sign, purposes: &[Purpose::Peers] }
 }
 
 const PACKAGES: &[Package] = &[
@@ -49,9 +57,22 @@ const PACKAGES: &[Package] = &[
             "/usr/share/keyrings/debian-archive-keyring.pgp",
         ]),
     ),
-    Package { name: "tmux", sign: Sign::Program("tmux"), for_tests: true },
-    Package { name: "git", sign: Sign::Program("git"), for_tests: true },
-    Package { name: "cpio", sign: Sign::Program("cpio"), for_tests: true },
+    for_tests("tmux", Sign::Program("tmux")),
+    for_tests("git", Sign::Program("git")),
+    for_tests("cpio", Sign::Program("cpio")),
+    // What configuring a kernel takes, and building one.
+    for_tests("make", Sign::Program("make")),
+    for_tests("flex", Sign::Program("flex")),
+    for_tests("bison", Sign::Program("bison")),
+    for_tests("bc", Sign::Program("bc")),
+    for_tests("libelf-dev", Sign::File(&["/usr/include/libelf.h"])),
+    Package { name: "xz-utils", sign: Sign::Program("xz"), purposes: &[Purpose::Test, Purpose::Peers] },
+    // Debian keeps what fills an environment apart from python3.
+    for_peers("python3-venv", Sign::PythonModule("ensurepip")),
+    for_peers("busybox-static", Sign::Program("busybox")),
+    for_peers("kmod", Sign::Program("depmod")),
+    // virtme-ng's guest finds its standard output by it.
+    for_peers("udev", Sign::File(&["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"])),
 ];
 
 /// What was found.
@@ -59,9 +80,12 @@ pub fn probe(purpose: Purpose) -> Result<Facts> {
     let os_release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let missing_packages: Vec<&'static str> = PACKAGES
         .iter()
-        .filter(|package| purpose == Purpose::Test || !package.for_tests)
+        .filter(|package| package.purposes.contains(&purpose))
         .filter(|package| match package.sign {
             Sign::Program(name) => command::find_program(name).is_none(),
+            Sign::PythonModule(name) => {
+                command::capture(Command::new("python3").args(["-c", &format!("import {name}")])).is_err()
+            }
             Sign::File(paths) => !paths.iter().any(|path| Path::new(path).exists()),
         })
         .map(|package| package.name)
@@ -156,6 +180,12 @@ fn qemu_candidate() -> Option<Version> {
         command::capture(Command::new("apt-cache").args(["policy", "qemu-system-x86"]).env("LC_ALL", "C")).ok()?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
     Version::find_in(line)
+}
+
+/// The host's suite, and where its packages are from.
+pub fn codename_and_sources() -> Result<(String, Vec<Source>)> {
+    let os_release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    Ok((os_release_field(&os_release, "VERSION_CODENAME"), configured_sources()))
 }
 
 fn configured_sources() -> Vec<Source> {

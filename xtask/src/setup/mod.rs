@@ -22,6 +22,8 @@ pub enum Purpose {
     Run,
     /// Also the tests.
     Test,
+    /// Building and running viv, and the peers it is compared with.
+    Peers,
 }
 
 /// Finds out what is missing and installs it; prints nothing where nothing is.
@@ -44,6 +46,17 @@ pub fn run(purpose: Purpose, dry_run: bool) -> Result<()> {
         ensure!(left.is_empty(), "set-up ran, yet this is still to do: {}", left[0]);
     }
     Ok(())
+}
+
+/// A `.sources` file for a suite of Debian's, and its security updates, from where the host gets its
+/// own packages.
+///
+/// # Errors
+/// On a host that gets none from Debian.
+pub fn sources_of(suite: &str) -> Result<String> {
+    let (codename, sources) = facts::codename_and_sources()?;
+    plan::sources_of(&codename, &sources, suite)
+        .with_context(|| format!("no apt source offers {codename} for {suite} to be taken from the same place"))
 }
 
 /// A range of subordinate ids that nobody has: its first id and how many there are.

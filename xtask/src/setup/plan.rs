@@ -253,6 +253,16 @@ fn is_known(facts: &Facts) -> Result<bool, Refusal> {
     }
 }
 
+/// A `.sources` file for `suite` and its security updates, from where those of `codename` come from.
+pub fn sources_of(codename: &str, sources: &[Source], suite: &str) -> Option<String> {
+    let mut text = apt_sources::render(apt_sources::find(sources, codename)?, suite);
+    if let Some(security) = apt_sources::find(sources, &format!("{codename}-security")) {
+        text.push('\n');
+        text.push_str(&apt_sources::render(security, &format!("{suite}-security")));
+    }
+    Some(text)
+}
+
 fn apt_get(arguments: &[&str]) -> Step {
     // Another apt may be at work on a fresh machine; waiting for it asks no question either.
     let before = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=300"];

@@ -151,3 +151,28 @@ fn versions() {
     assert_eq!(Version::find_in("(none)"), None);
     assert!(Version(10, 0) > Version(8, 2));
 }
+
+#[test]
+fn another_suite_is_taken_from_the_same_place_with_its_updates() {
+    let source = |uri: &str, suite: &str| Source {
+        uris: vec![uri.to_owned()],
+        suites: vec![suite.to_owned()],
+        components: vec!["main".to_owned()],
+        signed_by: None,
+    };
+    let sources =
+        [source("http://mirror.example/debian", "bookworm"), source("http://s.example/d", "bookworm-security")];
+    let text = sources_of("bookworm", &sources, "trixie").unwrap();
+    insta::assert_snapshot!(text, @"
+    Types: deb
+    URIs: http://mirror.example/debian
+    Suites: trixie
+    Components: main
+
+    Types: deb
+    URIs: http://s.example/d
+    Suites: trixie-security
+    Components: main
+    ");
+    assert_eq!(sources_of("noble", &sources, "trixie"), None);
+}

@@ -142,7 +142,7 @@ fn remove(path: &Path, lock: &File) -> Result<()> {
         let invocation = Invocation { program, arguments, environment };
         // Its own failure is seen by the removal below.
         let _ = run::run(&invocation, None, &[lock], &mut |_| {})?;
-        let _ = fs::remove_dir(entry.path());
+        let _ = fs::remove_dir(entry.path()).or_else(|_| fs::remove_file(entry.path()));
     }
     fs::remove_dir(path).map_err(io_error("remove", path))
 }
@@ -158,6 +158,7 @@ mod tests {
         fs::create_dir_all(alive.path.join("a/b")).unwrap();
         let left = Outside::new(&NoProgress).unwrap();
         fs::create_dir_all(left.path.join("a/b")).unwrap();
+        fs::write(left.path.join("file"), "").unwrap();
         let (alive_path, left_path) = (alive.path.clone(), left.path.clone());
         // As if killed: the lock goes, the directory stays.
         let killed = std::mem::ManuallyDrop::new(left);

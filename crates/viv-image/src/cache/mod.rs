@@ -6,6 +6,7 @@
 //! locks/<kind>-<key>          whoever holds its flock makes that recipe's things
 //! tmp/<kind>-<key>.<random>/  a build on its way
 //! scratch/<bytes>-v<n>.ext4   templates of scratch disks
+//! kernels/selected            the digest of the own kernel that is used where none is named
 //! ```
 //!
 //! A key is a digest of the recipe, so a changed recipe makes anew and an old one stays until someone
@@ -26,6 +27,7 @@
 
 mod blob;
 mod leftovers;
+mod listing;
 mod lock;
 
 use std::collections::BTreeMap;
@@ -42,6 +44,7 @@ use crate::progress::{Progress, ProgressEvent};
 pub use blob::Stamp;
 pub(crate) use blob::{hash_file, hex_digest_of};
 pub(crate) use leftovers::Outside;
+pub(crate) use listing::Kept;
 pub(crate) use lock::Lock;
 
 /// The version of the ref files; others count as missing.
@@ -222,27 +225,43 @@ impl Cache {
 
     /// Whether what the recipe makes is there, as far as one `stat` per file tells. Changes nothing.
     pub(crate) fn has(&self, recipe: &Recipe) -> bool {
-        self.known(recipe).is_some_and(|made| {
-            made.files
-                .iter()
-                .all(|file| Stamp::of(&self.blob(&file.digest)).is_ok_and(|stamp| stamp.size == file.stamp.size))
-        })
+        self.peek(recipe).is_some()
+    }
+
+    /// What the recipe made, if it is there as far as one `stat` per file tells. Changes nothing.
+    pub(crate) fn peek(&self, recipe: &Recipe) -> Option<Made> {
+        self.known(recipe).filter(|made| self.is_whole(made))
+    }
+
+    /// Whether every file is there in its size.
+    fn is_whole(&self, made: &Made) -> bool {
+        let whole =
+            |file: &MadeFile| Stamp::of(&self.blob(&file.digest)).is_ok_and(|stamp| stamp.size == file.stamp.size);
+        made.files.iter().all(whole)
     }
 
     fn ref_path(&self, recipe: &Recipe) -> PathBuf {
         self.root.join("refs").join(recipe.kind).join(format!("{}.json", recipe.key()))
     }
 
-    /// What the recipe made, whether that is still there or not. A ref that cannot be read counts as
-    /// none: it is written again.
+    /// What the recipe made, whether that is still there or not.
     pub(crate) fn known(&self, recipe: &Recipe) -> Option<Made> {
-        let made: Made = serde_json::from_slice(&fs::read(self.ref_path(recipe)).ok()?).ok()?;
+        Self::read_made(&self.ref_path(recipe))
+    }
+
+    /// A ref that cannot be read counts as none: it is written again.
+    fn read_made(path: &Path) -> Option<Made> {
+        let made: Made = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         let plain = |file: &MadeFile| file.digest.len() == 64 && file.digest.bytes().all(|b| b.is_ascii_hexdigit());
         (made.format == FORMAT && made.files.iter().all(plain)).then_some(made)
     }
 
     fn lookup(&self, recipe: &Recipe) -> Result<Lookup> {
-        let Some(mut made) = self.known(recipe) else { return Ok(Lookup::Missing) };
+        self.lookup_at(&self.ref_path(recipe))
+    }
+
+    fn lookup_at(&self, reference: &Path) -> Result<Lookup> {
+        let Some(mut made) = Self::read_made(reference) else { return Ok(Lookup::Missing) };
         let mut restamped = false;
         for file in &mut made.files {
             let path = self.blob(&file.digest);
@@ -265,7 +284,7 @@ impl Cache {
             restamped = true;
         }
         if restamped {
-            self.write_ref(recipe, &made)?;
+            self.write_ref(reference, &made)?;
         }
         Ok(Lookup::Usable(made))
     }
@@ -305,21 +324,21 @@ impl Cache {
         }
         let recipe_line = recipe.text.lines().next().unwrap_or_default().to_owned();
         let made = Made { format: FORMAT, recipe: recipe_line, facts: built.facts, files };
-        self.write_ref(recipe, &made)?;
+        self.directory("refs").and_then(|_| self.directory(&format!("refs/{}", recipe.kind)))?;
+        self.write_ref(&self.ref_path(recipe), &made)?;
         Ok(made)
     }
 
-    fn write_ref(&self, recipe: &Recipe, made: &Made) -> Result<()> {
-        let path = self.ref_path(recipe);
-        let directory = self.directory("refs").and_then(|_| self.directory(&format!("refs/{}", recipe.kind)))?;
+    /// Writes a ref, in place of the one that may be there.
+    fn write_ref(&self, path: &Path, made: &Made) -> Result<()> {
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
+            let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(&self.root))?;
             serde_json::to_writer_pretty(&mut file, made)?;
             file.flush()?;
-            file.persist(&path).map_err(|error| error.error)?;
+            file.persist(path).map_err(|error| error.error)?;
             Ok(())
         };
-        write().map_err(io_error("write", &path))
+        write().map_err(io_error("write", path))
     }
 }
 

@@ -34,10 +34,15 @@ fn a_bzimage_with_modules_beside_it() {
 
     tree(&directory.path().join("lib/modules/6.12.1-test"), BUILTIN, &MODULES);
     let kernel = ensure(&cache, &path).unwrap();
-    let names: Vec<_> = kernel.modules.iter().map(|module| (module.name.as_str(), module.vsock_only)).collect();
+    let names: Vec<_> = kernel.modules.iter().map(|module| (module.name.as_str(), module.when)).collect();
     assert_eq!(
         names,
-        [("00-virtio_blk.ko", false), ("01-netfs.ko", false), ("02-erofs.ko", false), ("03-vsock.ko", true)]
+        [
+            ("00-virtio_blk.ko", When::Boot),
+            ("01-netfs.ko", When::Boot),
+            ("02-erofs.ko", When::Boot),
+            ("03-vsock.ko", When::Vsock),
+        ]
     );
     assert_ne!(kernel.digest, bare.digest);
     assert_eq!(ensure(&cache, &path).unwrap(), kernel);

@@ -33,6 +33,10 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(15);
 /// The same when no one waits any more: the client is gone, and what is left must go soon.
 const ABANDONED_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a restored guest may take to answer, which takes a second on a busy host; then a cold start
+/// does better.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long the guest may take to set its clock right; after that the next occasion will do.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -171,6 +175,7 @@ impl Life<'_> {
         attempt: &mut Attempt,
     ) -> std::result::Result<(Configured, Vec<HostMark>), End> {
         let deadline = Duration::from_secs(first.plan.spec.boot_deadline_seconds);
+        let deadline = if attempt.is_restored() { deadline.min(RESTORE_PATIENCE) } else { deadline };
         let configured = attempt.configuration(first, self.current.clone());
         tokio::select! {
             answer = configured => match answer {

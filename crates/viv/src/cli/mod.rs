@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing about what it does.
 
+mod kernel;
 mod run;
 mod template;
 
@@ -12,6 +13,7 @@ use clap_complete::Shell;
 use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
+pub use kernel::{KernelArguments, KernelBuildArguments, KernelCommand};
 pub use run::{MachineArguments, RunArguments};
 pub use template::{BuildArguments, ListArguments, PruneArguments, RemoveArguments, TemplateCommand};
 
@@ -89,6 +91,8 @@ Examples:
   viv kill 3f2a                  at once; what the sandbox had not yet written is lost
   viv kill --all")]
     Kill(TargetArguments),
+    /// Build a kernel that boots faster, and choose among kernels
+    Kernel(KernelArguments),
     /// List, remove and make templates: booted machines that `viv run` starts from
     #[command(subcommand)]
     Template(TemplateCommand),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
+use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
@@ -95,7 +95,7 @@ pub struct MachineArguments {
     pub vmm: Option<VmmChoice>,
     #[arg(long, value_name = "auto|kvm|tcg", help = d::ACCEL.help_of_flag(), value_parser = values::parse_accel, help_heading = "Machine")]
     pub accel: Option<AccelChoice>,
-    #[arg(long, value_name = "FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
+    #[arg(long, value_name = "debian|own|FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<PathBuf>,
@@ -115,7 +115,12 @@ impl MachineArguments {
             disk: self.disk.map(found),
             vmm: self.vmm.map(found),
             accel: self.accel.map(found),
-            kernel: self.kernel.as_ref().map(|path| found(directory.join(path))),
+            kernel: self.kernel.clone().map(|path| {
+                found(match KernelChoice::from(path) {
+                    KernelChoice::File(path) => KernelChoice::File(directory.join(path)),
+                    named => named,
+                })
+            }),
             image: self.image.as_ref().map(|path| found(directory.join(path))),
             ..Layer::default()
         }

@@ -1,8 +1,8 @@
 //! `viv run --dry-run`
 
 use serde::Serialize;
-use viv_image::Cache;
-use viv_sandbox::{Paths, Plan};
+use viv_image::{Cache, KernelSource};
+use viv_sandbox::{KernelChoice, Paths, Plan};
 
 use super::prepare::artifacts_to_be;
 use crate::error::Failure;
@@ -29,9 +29,17 @@ struct DryRun<'a> {
 /// # Errors
 /// A stdout that cannot be written; a machine that cannot be planned is part of what is shown.
 pub fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
-    let built = Cache::open(&paths.cache).ok().map(|cache| viv_image::is_built(&cache));
+    let cache = Cache::open(&paths.cache).ok();
+    let built = cache.as_ref().map(viv_image::is_built);
+    let debians = match &resolved.sandbox.kernel {
+        Some(choice) => *choice == KernelChoice::Debian,
+        None => cache
+            .as_ref()
+            .and_then(|cache| viv_image::preferred_kernel(cache).ok())
+            .is_none_or(|preferred| preferred.source == KernelSource::Default),
+    };
     let mut to_build = Vec::new();
-    if resolved.sandbox.kernel.is_none() && !built.as_ref().is_some_and(|built| built.kernel) {
+    if debians && !built.as_ref().is_some_and(|built| built.kernel) {
         to_build.push("kernel");
     }
     if resolved.sandbox.image.is_none() && !built.as_ref().is_some_and(|built| built.root) {

@@ -3,6 +3,7 @@
 pub mod doctor;
 mod dry_run;
 pub mod exec;
+pub mod kernel;
 pub mod manage;
 mod prepare;
 pub mod print;

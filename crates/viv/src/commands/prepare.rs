@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use viv_image::{Cache, ImageSource, KernelSource};
-use viv_sandbox::{Artifacts, Paths, Plan, SandboxSpec};
+use viv_image::{Cache, ImageSource};
+use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec};
 
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
@@ -73,7 +73,10 @@ pub fn plan(spec: &SandboxSpec, paths: &Paths, printer: &Printer, clock: &mut Cl
 #[must_use]
 pub fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
     Artifacts {
-        kernel: spec.kernel.clone().unwrap_or_else(|| PathBuf::from("KERNEL")),
+        kernel: match &spec.kernel {
+            Some(KernelChoice::File(path)) => path.clone(),
+            _ => PathBuf::from("KERNEL"),
+        },
         kernel_digest: String::new(),
         initramfs: PathBuf::from("INITRAMFS"),
         root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
@@ -86,9 +89,10 @@ pub fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
 fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
     let cache = Cache::open(&paths.cache)?;
     let progress = ProgressReporter::new(printer);
-    let kernel_source = spec.kernel.clone().map_or(KernelSource::Default, KernelSource::File);
+    let kernel_source = super::kernel::source(&cache, spec.kernel.as_ref(), printer)?;
     let image_source = spec.image.clone().map_or(ImageSource::Default, ImageSource::File);
     let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
+    printer.detail(&super::kernel::describe(&kernel, &kernel_source));
     let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
     let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;

@@ -127,8 +127,8 @@ settings! {
         default: "auto", example: "\"kvm\"", project: ProjectRule::Allowed,
     };
     KERNEL = Setting {
-        key: "kernel", flag: "--kernel", help: "Another kernel: a vmlinux with a PVH entry, or a bzImage",
-        default: "Debian's cloud kernel", example: "\"/srv/vmlinux\"", project: ProjectRule::BeneathWorkspace,
+        key: "kernel", flag: "--kernel", help: "Another kernel: `debian`, `own` (see `viv kernel`), a vmlinux with a PVH entry, or a bzImage",
+        default: "the one chosen with `viv kernel use`, else Debian's", example: "\"/srv/vmlinux\"", project: ProjectRule::BeneathWorkspace,
     };
     IMAGE = Setting {
         key: "image", flag: "--image", help: "Another root file system: an EROFS image",

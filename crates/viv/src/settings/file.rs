@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use viv_sandbox::KernelChoice;
 
 use super::definitions::{self, ProjectRule, Setting};
 use super::layer::{EnvironmentValue, Found, Layer, MountRequest, Origin};
@@ -165,7 +166,11 @@ impl Reader<'_> {
             "template" => layer.template = Some(self.found(self.text(setting, value, values::parse_template)?)),
             "spares" => layer.spares = Some(self.found(self.scalar(setting, value, values::parse_spares)?)),
             "name" => layer.name = Some(self.found(self.text(setting, value, values::parse_name)?)),
-            "kernel" => layer.kernel = Some(self.found(self.path_value(setting, value)?)),
+            "kernel" => {
+                let choice = KernelChoice::from(self.text(setting, value, |text| Ok(PathBuf::from(text)))?);
+                let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
+                layer.kernel = Some(self.found(choice.try_map_file(resolve)?));
+            }
             "image" => layer.image = Some(self.found(self.path_value(setting, value)?)),
             "env" => {
                 for (name, value) in self.table(setting, value)? {

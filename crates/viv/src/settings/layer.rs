@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
+use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::values::Size;
 
@@ -89,7 +89,7 @@ pub struct Layer {
     /// Acceleration.
     pub accel: Option<Found<AccelChoice>>,
     /// Kernel, absolute.
-    pub kernel: Option<Found<PathBuf>>,
+    pub kernel: Option<Found<KernelChoice>>,
     /// Root image, absolute.
     pub image: Option<Found<PathBuf>>,
     /// What to do with templates.

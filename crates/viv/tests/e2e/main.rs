@@ -11,6 +11,7 @@ mod exhaustion;
 mod faults;
 mod identity;
 mod isolation;
+mod kernel;
 mod protocol;
 mod run;
 mod support;

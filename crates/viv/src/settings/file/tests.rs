@@ -102,6 +102,16 @@ fn a_project_may_change_the_sandbox_but_not_what_it_sees_of_the_host() {
     let absolute = format!("[run]\nimage = \"{}\"", workspace.join("data").display());
     assert_eq!(project(&absolute).unwrap().image.unwrap().value, workspace.join("data"));
 
+    // Kernels by name are the host's own choice to have; a file of such a name needs more of a path.
+    std::fs::write(workspace.join("own"), "").unwrap();
+    for (text, kernel) in [
+        ("own", KernelChoice::Own),
+        ("debian", KernelChoice::Debian),
+        ("./own", KernelChoice::File(workspace.join("own"))),
+    ] {
+        assert_eq!(project(&format!("[run]\nkernel = \"{text}\"")).unwrap().kernel.unwrap().value, kernel);
+    }
+
     let refusals: Vec<String> = [
         "mounts = [\"/etc\"]",
         "mounts = [\"../other:/x\"]",
