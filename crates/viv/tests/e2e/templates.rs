@@ -30,11 +30,7 @@ fn the_second_start_is_from_a_template_and_runs_like_the_first() {
     assert!(!why.contains("background"), "`use` makes none: {why}");
     assert!(host.entries().0.is_empty() && host.makers().is_empty());
 
-    // The first that may has one made, without waiting for it.
-    let first = run(&host, &[&small[..], &["--template", "auto"]].concat(), "exit 8");
-    assert_eq!(first.code, 8, "{first:?}");
-    assert!(first.cold_because().is_some_and(|why| why.ends_with("; one is made in the background")), "{first:?}");
-    let directory = host.until_made(&[]);
+    let directory = host.make_template(&small);
     let key = directory.file_name().unwrap().to_str().unwrap();
     std::fs::remove_file(host.project().join("made-inside")).unwrap();
     let second = run(&host, &small, script);
@@ -51,11 +47,9 @@ fn the_second_start_is_from_a_template_and_runs_like_the_first() {
     assert_eq!((&starting["way"]["kind"], &starting["way"]["key"]), (&json!("template"), &json!(key)));
 
     // What is asked for is done.
-    for refusal in [&["--cold"][..], &["--template", "never"]] {
-        let ran = run(&host, &[&small[..], refusal].concat(), "exit 3");
-        assert_eq!(ran.code, 3);
-        assert!(ran.cold_because().is_some_and(|why| why.contains("asked for")), "{ran:?}");
-    }
+    let ran = run(&host, &[&small[..], &["--cold"]].concat(), "exit 3");
+    assert_eq!(ran.code, 3);
+    assert!(ran.cold_because().is_some_and(|why| why.contains("asked for")), "{ran:?}");
     host.write("viv.toml", "[run]\ntemplate = \"never\"\n");
     assert!(run(&host, &small, "true").cold_because().is_some_and(|why| why.contains("asked for")));
     std::fs::remove_file(host.project().join("viv.toml")).unwrap();

@@ -131,7 +131,8 @@ fn whatever_is_not_as_it_was_made_is_dropped_and_should_be_made_again() {
         description[name] = value;
         fixture.describe(&plan("one"), &description);
     };
-    let damages: [(&str, &dyn Fn(&Fixture, &Path), &str); 14] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Fixture, &Path), &'a str);
+    let damages: [Damage<'_>; 14] = [
         (
             "cut short",
             &|_, at| File::options().write(true).open(at.join(MEMORY)).unwrap().set_len(3 * MIB).unwrap(),
