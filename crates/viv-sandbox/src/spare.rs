@@ -36,6 +36,7 @@ use crate::monitor::life::{self, Spare};
 use crate::plan::StartPlan;
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
+use crate::sys::keep_descriptors_to_ourselves;
 use crate::template::{Opened, Store, TemplatePlan, run_to_the_end};
 use crate::{Error, ErrorKind, Paths, Plan, Result};
 
@@ -180,6 +181,7 @@ pub fn spare_main() -> ExitCode {
     let Ok(request) = serde_json::from_reader::<_, SpareRequest>(std::io::stdin().lock()) else {
         return ExitCode::from(125);
     };
+    keep_descriptors_to_ourselves(3);
     // Whoever started it may close its terminal.
     let _ = rustix::process::setsid();
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {

@@ -52,6 +52,8 @@ pub(crate) struct Children {
     /// Of a machine that is to be saved.
     memory: Option<File>,
     powered_off: bool,
+    /// By a signal, from outside.
+    was_killed: bool,
 }
 
 /// What to start.
@@ -135,7 +137,13 @@ impl Children {
             tell_shares,
             memory: kept,
             powered_off: false,
+            was_killed: false,
         })
+    }
+
+    /// Whether one of them ended because someone killed it.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.was_killed
     }
 
     /// Tells the file daemon what it shares.
@@ -192,6 +200,7 @@ impl Children {
         let _ = tokio::time::timeout(CAUSE_PATIENCE, both).await;
         let daemon = self.file_daemon.try_wait().ok().flatten();
         let killed = |status: Option<ExitStatus>| status.and_then(|status| status.signal());
+        self.was_killed = killed(machine).or(killed(daemon)).is_some();
         if let Some(signal) = killed(machine) {
             return with_lines(
                 Error::new(ErrorKind::VmmDied, format!("QEMU was killed by signal {signal}")),

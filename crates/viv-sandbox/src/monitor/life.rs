@@ -133,7 +133,12 @@ async fn live(
                 life.clock = Some(clock::Watch::new(attempt.children.machine.pid()));
                 life.serve(&mut attempt, true).await
             }
-            Err(End::Broken(error)) if attempt.is_restored() && *error.kind() != ErrorKind::HostDiskFull => {
+            // A machine that someone killed, or whose host is full, says nothing about its template.
+            Err(End::Broken(error))
+                if attempt.is_restored()
+                    && !attempt.children.was_killed()
+                    && *error.kind() != ErrorKind::HostDiskFull =>
+            {
                 attempt.end().await;
                 publish.send_replace(None);
                 if is_spare {

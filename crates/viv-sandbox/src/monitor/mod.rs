@@ -23,7 +23,7 @@ mod server;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use crate::sys::inherited;
+use crate::sys::{inherited, keep_descriptors_to_ourselves};
 use crate::wire::MONITOR_DESCRIPTOR;
 
 /// Where the file daemon is told how to serve and what, in its process.
@@ -42,6 +42,7 @@ pub fn monitor_main() -> ExitCode {
     let Ok(socket) = inherited(MONITOR_DESCRIPTOR) else {
         return ExitCode::from(125);
     };
+    keep_descriptors_to_ourselves(MONITOR_DESCRIPTOR.cast_unsigned() + 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (Ok(runtime), Ok(())) = (runtime, rustix::io::ioctl_fionbio(&socket, true)) else {
         return ExitCode::from(125);

@@ -137,7 +137,7 @@ pub enum MakeEvent {
 #[serde(rename_all = "snake_case")]
 enum FromMaker {
     Event(MakeEvent),
-    Done(String),
+    Done(Box<TemplateInfo>),
     Failed(Report),
 }
 
@@ -162,7 +162,7 @@ pub async fn make(
         while let Ok(Some(line)) = lines.next_line().await {
             match serde_json::from_str(&line) {
                 Ok(FromMaker::Event(event)) => on_event(&event),
-                Ok(FromMaker::Done(key)) => outcome = Some(Ok(key)),
+                Ok(FromMaker::Done(info)) => outcome = Some(Ok(*info)),
                 Ok(FromMaker::Failed(report)) => outcome = Some(Err(from_report(report))),
                 Err(_) => {}
             }
@@ -170,9 +170,7 @@ pub async fn make(
     }
     let status = maker.wait().await.map_err(io("the template's maker could not be waited for"))?;
     let gone = || Error::new(ErrorKind::Monitor, "the template's maker was killed").source(status.to_string());
-    let key = outcome.unwrap_or_else(|| Err(gone()))?;
-    let made = Store::new(&request.paths).list().map_err(io("the templates could not be listed"))?;
-    made.into_iter().find(|info| info.key == key).ok_or_else(gone)
+    outcome.unwrap_or_else(|| Err(gone()))
 }
 
 /// Has a template made by a process of `executable` that nobody waits for.
@@ -195,6 +193,7 @@ pub fn maker_main() -> ExitCode {
     let Ok(request) = serde_json::from_reader::<_, MakeRequest>(std::io::stdin().lock()) else {
         return ExitCode::from(125);
     };
+    sys::keep_descriptors_to_ourselves(3);
     if request.background {
         // Nothing depends on it but others' comfort.
         let _ = rustix::process::setsid();
@@ -205,7 +204,7 @@ pub fn maker_main() -> ExitCode {
     };
     let outcome = runtime.block_on(run(&request));
     let (line, code) = match &outcome {
-        Ok(info) => (FromMaker::Done(info.key.clone()), ExitCode::SUCCESS),
+        Ok(info) => (FromMaker::Done(Box::new(info.clone())), ExitCode::SUCCESS),
         Err(error) => (FromMaker::Failed(Report::from(error)), ExitCode::from(125)),
     };
     say(&line);

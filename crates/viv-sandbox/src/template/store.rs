@@ -75,7 +75,7 @@ pub(super) struct Description {
 }
 
 /// A template, as others see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TemplateInfo {
     /// Its key.
     pub key: String,
@@ -342,9 +342,14 @@ impl Store {
         };
         self.describe(staged, &description).map_err(failed())?;
         fs::remove_file(staged.join(LOCK)).map_err(failed())?;
+        // Once it is in its place, anyone may remove it.
+        let info = info_in(staged).map_err(failed())?;
         let place = self.directory(&plan.key);
         match renameat_with(CWD, staged, CWD, &place, RenameFlags::EXCHANGE) {
-            Ok(()) => fs::remove_dir_all(staged).map_err(failed())?,
+            // What stays of the old one is removed by the next maker.
+            Ok(()) => {
+                let _ = fs::remove_dir_all(staged);
+            }
             Err(_) => {
                 // Nothing to exchange it with, or a file system that cannot.
                 self.remove(&plan.key).map_err(failed())?;
@@ -353,7 +358,7 @@ impl Store {
         }
         let _ = fs::remove_file(self.failure_path(&plan.key));
         self.make_room(&plan.key);
-        info(&place).map_err(failed())
+        Ok(info)
     }
 
     /// Removes what has not been used for long, and what is too much.
@@ -387,12 +392,19 @@ impl Store {
     }
 }
 
+/// Of the template in its place.
 fn info(directory: &Path) -> io::Result<TemplateInfo> {
-    let path = directory.join(DESCRIPTION);
-    let known: Description = serde_json::from_slice(&fs::read(&path)?)?;
-    if directory.file_name().is_none_or(|name| name.as_encoded_bytes() != known.key.as_bytes()) {
+    let info = info_in(directory)?;
+    if directory.file_name().is_none_or(|name| name.as_encoded_bytes() != info.key.as_bytes()) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is another one's"));
     }
+    Ok(info)
+}
+
+/// Of a template wherever it is.
+fn info_in(directory: &Path) -> io::Result<TemplateInfo> {
+    let path = directory.join(DESCRIPTION);
+    let known: Description = serde_json::from_slice(&fs::read(&path)?)?;
     let used = fs::metadata(&path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(TemplateInfo {
         key: known.key,

@@ -192,10 +192,9 @@ impl Host {
         let mut sandbox = self.begin("--verbose", options);
         let mut said = Ran { code: 0, stdout: String::new(), stderr: String::new() };
         // Said before it was up. Byte by byte, so that what is said later is left for others.
-        let words = sandbox.client.stderr.as_mut().unwrap();
         let mut byte = [0];
-        while !said.stderr.ends_with('\n') || said.ways().is_empty() {
-            words.read_exact(&mut byte).unwrap();
+        while said.ways().is_empty() || !said.stderr.ends_with('\n') {
+            sandbox.client.stderr.as_mut().unwrap().read_exact(&mut byte).unwrap();
             said.stderr.push(char::from(byte[0]));
         }
         assert!(said.is_from_template(), "{said:?}");
