@@ -101,7 +101,8 @@ fn a_shell_with_an_editor_job_control_and_a_resize() {
     pane.wait_for("\nasleep 2");
     pane.keys(&["C-z"]);
     pane.wait_for("Stopped");
-    pane.line("kill %1; jobs; echo ünïcödé");
+    // A job that has not ended yet keeps the shell from leaving.
+    pane.line("kill %1; wait %1; jobs; echo ünïcödé");
     pane.wait_for("ünïcödé");
 
     pane.line("exit 5");
