@@ -131,11 +131,13 @@ fn derive(machine: &[String]) -> Result<Vec<String>> {
 }
 
 /// The directory of the template that a machine was restored from: the cache's, which the machine's
-/// initramfs is in, and in it that of the key.
+/// root image is in, and in it that of the key.
 fn template_of(machine: &[String], key: &str) -> Result<PathBuf> {
-    let initramfs =
-        machine.iter().skip_while(|word| *word != "-initrd").nth(1).context("a machine without initramfs")?;
-    let cache = Path::new(initramfs).parent().and_then(Path::parent).context("the initramfs is not in the cache")?;
+    let root = machine.iter().find(|word| word.starts_with("driver=file,node-name=root,"));
+    let root = root.and_then(|word| word.split_once("filename=")).context("a machine without root image")?.1;
+    // QEMU takes a doubled comma for one.
+    let root = root.replace(",,", ",");
+    let cache = Path::new(&root).parent().and_then(Path::parent).context("the root image is not in the cache")?;
     Ok(cache.join("templates").join(key))
 }
 
@@ -163,7 +165,7 @@ mod tests {
 
     const MACHINE: &str = "/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm \
         -object memory-backend-file,id=memory,size=2048M,mem-path=/proc/self/fd/3,share=on -append fd=9,set=7 \
-        -initrd /cache/blobs/sha256-1 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd=4 \
+        -blockdev driver=file,node-name=root,read-only=on,filename=/cache/blobs/sha256-1 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd=4 \
         -mon chardev=monitor,mode=control -chardev socket,id=link,fd=5,server=on,wait=off -add-fd fd=6,set=1 \
         -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd=7 -incoming defer";
 
@@ -174,7 +176,7 @@ mod tests {
     #[test]
     fn descriptors_are_named_by_their_use_and_nothing_else_changes() {
         let machine = derive(&words(MACHINE)).unwrap();
-        insta::assert_snapshot!(machine.join(" "), @"/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm -object memory-backend-file,id=memory,size=2048M,mem-path=/proc/self/fd/{memory},share=on -append fd=9,set=7 -initrd /cache/blobs/sha256-1 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd={monitor} -mon chardev=monitor,mode=control -chardev socket,id=link,fd={link},server=on,wait=off -add-fd fd={scratch},set=1 -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd={shares} -incoming defer");
+        insta::assert_snapshot!(machine.join(" "), @"/usr/bin/qemu-system-x86_64 -name viv-1,process=viv-vm -object memory-backend-file,id=memory,size=2048M,mem-path=/proc/self/fd/{memory},share=on -append fd=9,set=7 -blockdev driver=file,node-name=root,read-only=on,filename=/cache/blobs/sha256-1 -chardev stdio,id=console,signal=off -chardev socket,id=monitor,fd={monitor} -mon chardev=monitor,mode=control -chardev socket,id=link,fd={link},server=on,wait=off -add-fd fd={scratch},set=1 -blockdev driver=file,node-name=scratch,filename=/dev/fdset/1 -chardev socket,id=shares,fd={shares} -incoming defer");
     }
 
     #[test]
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_template_is_found_by_its_key_beside_the_initramfs() {
+    fn the_template_is_found_by_its_key_beside_the_root_image() {
         assert_eq!(template_of(&words(MACHINE), "0a").unwrap(), Path::new("/cache/templates/0a"));
         assert!(template_of(&words("qemu"), "0a").is_err());
     }
