@@ -71,10 +71,12 @@ impl MakeRequest {
     /// # Errors
     /// [`ErrorKind::InvalidSpec`] for a plan that can have none.
     pub fn new(plan: &Plan, paths: &Paths) -> Result<Self> {
-        let StartPlan::Template(template) = &plan.start else {
-            let StartPlan::Cold { reason } = &plan.start else { unreachable!("there are two ways to start") };
-            let error = Error::new(ErrorKind::InvalidSpec, format!("there can be no template: {reason}"));
-            return Err(error.hint("viv doctor"));
+        let template = match &plan.start {
+            StartPlan::Template(template) => template,
+            StartPlan::Cold { reason } => {
+                let error = Error::new(ErrorKind::InvalidSpec, format!("there can be no template: {reason}"));
+                return Err(error.hint("viv doctor"));
+            }
         };
         let spec = &plan.spec;
         Ok(Self {
