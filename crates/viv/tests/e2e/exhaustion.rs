@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::support::{Host, finish};
+use crate::support::{Host, finish, until};
 
 #[test]
 fn a_full_scratch_disk_is_named_with_the_way_to_enlarge_it() {
@@ -85,4 +85,17 @@ fn what_cannot_boot_says_so_with_the_consoles_last_words() {
     assert_eq!(crashed.code, 125, "{crashed:?}");
     assert!(crashed.stderr.contains("the guest crashed") && crashed.stderr.contains("sysrq"), "{crashed:?}");
     host.assert_nothing_is_left();
+}
+
+#[test]
+fn memory_that_is_freed_inside_goes_back_to_the_host() {
+    let Some(host) = Host::ordinary() else { return };
+    let sandbox = host.sandbox(&[]);
+    let held = || sandbox.record()["memory"]["pss_bytes"]["vmm"].as_u64().expect("one's own process can be read") >> 20;
+    sandbox.ok("head -c 300M /dev/zero > /dev/shm/file");
+    let full = held();
+    assert!(full >= 300, "{full} MiB");
+    sandbox.ok("rm /dev/shm/file");
+    // The guest reports blocks of 2 MiB, a while after they were freed.
+    until("most of it is given back", || held() < full - 200);
 }
