@@ -4,7 +4,7 @@
 //!  initramfs /             new root (moved over /)
 //!    /lower   erofs          overlay: lower + /scratch/upper, /scratch/work
 //!    /scratch ext4           dev proc sys, moved; run, shm, pts, cgroups
-//!    /root    overlay  ──►
+//!    /joined  overlay  ──►
 //! ```
 //! The initramfs stays below, empty and out of reach. Before the overlay is mounted, `configure`
 //! makes every file that it or a template's heir will write straight in its upper layer: through the
@@ -53,6 +53,9 @@ pub const LOWER: &str = "/lower";
 
 /// What is written over it, on the scratch disk.
 pub const UPPER: &str = "/scratch/upper";
+
+/// Both, until they are the root.
+const JOINED: &str = "/joined";
 
 /// What the boot came to.
 pub struct Booted {
@@ -216,22 +219,22 @@ fn mount_overlay() -> Result<()> {
     let layers = format!("lowerdir={LOWER},upperdir={UPPER},workdir=/scratch/work");
     let wanted = format!("{layers},redirect_dir=on,metacopy=on,index=off,volatile");
     let flags = MountFlags::NOATIME;
-    match mount_on("overlay", "/root", "overlay", flags, &wanted) {
+    match mount_on("overlay", JOINED, "overlay", flags, &wanted) {
         Ok(()) => Ok(()),
         // An older kernel: without its refinements.
-        Err(_) => mount_on("overlay", "/root", "overlay", flags, &layers),
+        Err(_) => mount_on("overlay", JOINED, "overlay", flags, &layers),
     }
 }
 
 /// Makes the overlay the root, and frees the memory of the initramfs.
 fn switch_root() -> Result<()> {
     for directory in ["proc", "sys", "dev"] {
-        let (from, to) = (format!("/{directory}"), format!("/root/{directory}"));
+        let (from, to) = (format!("/{directory}"), format!("{JOINED}/{directory}"));
         mount_move(&from, &to).context(|| format!("the image has no usable /{directory}"))?;
     }
     let switch = || -> rustix::io::Result<()> {
         let initramfs = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, 0.into())?;
-        rustix::process::chdir("/root")?;
+        rustix::process::chdir(JOINED)?;
         mount_move(".", "/")?;
         rustix::process::chroot(".")?;
         rustix::process::chdir("/")?;

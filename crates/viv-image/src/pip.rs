@@ -47,8 +47,8 @@ pub(crate) fn settings(variable: &dyn Fn(&str) -> Option<String>, read: &dyn Fn(
     let levels = [
         (Some(PathBuf::from("/etc/xdg/pip/pip.conf")), "/etc/xdg/pip/pip.conf"),
         (Some(PathBuf::from("/etc/pip.conf")), "/etc/pip.conf"),
-        (home.map(|home| home.join(".pip/pip.conf")), "/root/.pip/pip.conf"),
-        (configuration_home.map(|home| home.join("pip/pip.conf")), "/root/.config/pip/pip.conf"),
+        (home.map(|home| home.join(".pip/pip.conf")), "/viv-build/.pip/pip.conf"),
+        (configuration_home.map(|home| home.join("pip/pip.conf")), "/viv-build/.config/pip/pip.conf"),
         (named.map(PathBuf::from), "/viv-build/pip.conf"),
     ];
     let mut uploads = Vec::new();
@@ -145,7 +145,7 @@ mod tests {
                 ),
                 (
                     "/home/me/.config/pip/pip.conf",
-                    "/root/.config/pip/pip.conf",
+                    "/viv-build/.config/pip/pip.conf",
                 ),
                 (
                     "/own/pip.conf",

@@ -1,6 +1,7 @@
 //! The guest as an attacker: root inside looks for a way to the host.
 
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use crate::support::Host;
 
@@ -114,8 +115,9 @@ fn the_hosts_processes_are_confined() {
         assert!(status.lines().any(|line| line == "Seccomp:\t2"), "{process}: {status}");
     }
     // The file daemon sees the shares and nothing else, whoever it would be persuaded to serve.
+    let root = PathBuf::from(format!("/proc/{}/root", sandbox.pid("file_daemon_pid")));
     for (directory, contents) in [("", "shares"), ("shares", "0")] {
-        let entries = std::fs::read_dir(format!("/proc/{}/root/{directory}", sandbox.pid("file_daemon_pid")));
+        let entries = std::fs::read_dir(root.join(directory));
         if let Ok(entries) = entries {
             let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(names, [contents]);

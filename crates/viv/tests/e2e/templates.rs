@@ -199,7 +199,7 @@ fn clones_neither_see_nor_change_each_other_or_their_template() {
     let before: Vec<_> = files.iter().map(|path| state_of(path)).collect();
 
     // On the disk, in memory alone, in the kernel's own state, and of processes.
-    let places = ["/root/mark", "/etc/mark", "/dev/shm/mark", "/run/mark", "/tmp/mark"];
+    let places = ["/srv/mark", "/etc/mark", "/dev/shm/mark", "/run/mark", "/tmp/mark"];
     for place in places {
         let written = first.root_sh(&format!("echo mine > {place} && sync {place}"));
         assert_eq!(written.code, 0, "{place}: {written:?}");
@@ -214,10 +214,10 @@ fn clones_neither_see_nor_change_each_other_or_their_template() {
     let year = finish(host.command("date").arg("+%Y").stdout(Stdio::piped()).spawn().unwrap()).stdout;
     assert_eq!(lines[..3], ["second", "60", year.trim()], "{seen:?}");
     assert!(lines[3].starts_with("git version"), "{seen:?}");
-    assert!(first.root_sh("cat /root/mark /dev/shm/mark; ls /root").stdout.starts_with("mine\nmine\n"));
-    assert_ne!(first.root_sh("ls /root/of-second").code, 0);
+    assert!(first.root_sh("cat /srv/mark /dev/shm/mark; ls /srv").stdout.starts_with("mine\nmine\n"));
+    assert_ne!(first.root_sh("ls /srv/of-second").code, 0);
     drop(first);
-    let third = second(&format!("ls {} /root/of-second", places.join(" ")));
+    let third = second(&format!("ls {} /srv/of-second", places.join(" ")));
     assert_eq!(third.stdout, "", "{third:?}");
 
     let after: Vec<_> = files.iter().map(|path| state_of(path)).collect();
@@ -227,7 +227,7 @@ fn clones_neither_see_nor_change_each_other_or_their_template() {
 /// Runs a script as root in another clone, which leaves a mark of its own first.
 fn second(host: &Host) -> impl Fn(&str) -> Ran + '_ {
     |script| {
-        let script = format!("{script}; echo theirs > /root/of-second; sync");
+        let script = format!("{script}; echo theirs > /srv/of-second; sync");
         let ran = run(host, &["--root", "--name", "second"], &script);
         assert!(ran.is_from_template(), "{ran:?}");
         ran
