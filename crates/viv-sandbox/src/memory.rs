@@ -59,7 +59,7 @@ pub(crate) fn available() -> Option<u64> {
 }
 
 /// The value of a line such as `Pss:   123 kB`, as smaps and meminfo have them.
-fn bytes_of(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn bytes_of(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -2,6 +2,9 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -36,12 +39,21 @@ impl ProcessName {
     }
 }
 
-/// A file in memory with a request for another process of viv, to be read from its start.
-pub(crate) fn memory_file(content: &impl Serialize) -> std::io::Result<File> {
+/// A file in memory for another process of viv, to be read from its start: a pipe would block at 64 KiB.
+pub(crate) fn memory_file(content: &[u8]) -> std::io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("viv-request", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(content)?)?;
+    file.write_all(content)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// Starts one of `executable`'s hidden entry points, its request as standard input, to outlive this
+/// process: nobody waits for it, and its directory keeps no file system busy.
+pub(crate) fn start_detached(executable: &Path, entry_point: &str, request: &impl Serialize) -> std::io::Result<()> {
+    let mut command = Command::new(executable);
+    command.arg(entry_point).stdin(memory_file(&serde_json::to_vec(request)?)?);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).current_dir("/");
+    command.spawn().map(drop)
 }
 
 fn started(pid: u32) -> Option<u64> {

@@ -15,9 +15,8 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -30,10 +29,12 @@ use viv_shares::FileDaemonSpec;
 use viv_vmm::LinkCarrier;
 
 use crate::error::{adopt, io};
+use crate::memory::bytes_of;
 use crate::monitor::attempt::Attempt;
 use crate::monitor::children::{MachineState, Machinery};
 use crate::monitor::life::{self, Spare};
 use crate::plan::StartPlan;
+use crate::process::start_detached;
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
 use crate::sys::keep_descriptors_to_ourselves;
@@ -90,14 +91,9 @@ pub fn keep_spares(plan: &Plan, paths: &Paths, executable: &Path) -> Result<()> 
         user: plan.spec.user.clone(),
         paths: paths.clone(),
     };
-    let failed = || io("a spare could not be started");
-    for _ in there..plan.spec.spares as usize {
-        let input = crate::process::memory_file(&request).map_err(failed())?;
-        let mut command = std::process::Command::new(executable);
-        command.arg("internal-spare").stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
-        command.process_group(0).current_dir("/").spawn().map_err(failed())?;
-    }
-    Ok(())
+    (there..plan.spec.spares as usize)
+        .try_for_each(|_| start_detached(executable, "internal-spare", &request))
+        .map_err(io("a spare could not be started"))
 }
 
 /// How many spares there are of a template.
@@ -287,15 +283,11 @@ fn memory_is_short() -> bool {
 /// `information` as proc_meminfo(5) has it, `pressure` as the kernel's accounting/psi.rst. What is not
 /// there says nothing.
 fn is_short(information: &str, pressure: &str) -> bool {
-    let field = |name: &str| -> Option<u64> {
-        let line = information.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix("kB")?.trim().parse().ok()
-    };
     let waiting = pressure
         .lines()
         .find_map(|line| line.strip_prefix("some avg10="))
         .and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
-    let scarce = match (field("MemAvailable:"), field("MemTotal:")) {
+    let scarce = match (bytes_of(information, "MemAvailable:"), bytes_of(information, "MemTotal:")) {
         (Some(available), Some(total)) => available < total / LEAST_AVAILABLE,
         _ => false,
     };

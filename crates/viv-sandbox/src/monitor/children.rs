@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,12 +22,14 @@ use viv_vmm::{Change, CommandPlan, Descriptor, LinkCarrier, Machine, Tail};
 
 use super::{FILE_DAEMON_INPUT, FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
+use crate::process::memory_file;
 use crate::{Error, ErrorKind, Result};
 
 /// The socket a link over virtio-serial is connected through; its listener is the VMM's.
 pub(crate) const LINK_SOCKET: &str = "link.sock";
 
-const SHARES_SOCKET: &str = "shares.sock";
+/// The socket between the VMM and the file daemon, who listens.
+pub(crate) const SHARES_SOCKET: &str = "shares.sock";
 
 /// When one child ends, how long the other may take to show that it was the cause.
 const CAUSE_PATIENCE: Duration = Duration::from_millis(500);
@@ -359,14 +361,6 @@ fn start_file_daemon(input: OwnedFd, listener: OwnedFd) -> Result<(Child, pipe::
         tokio::spawn(words.clone().follow(output));
     }
     Ok((child, pipe::Receiver::from_owned_fd(ready).map_err(failed())?, words))
-}
-
-/// A file in memory, read from its start: a pipe would block at 64 KiB of specification.
-fn memory_file(content: &[u8]) -> std::io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("viv-spec", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 #[cfg(test)]

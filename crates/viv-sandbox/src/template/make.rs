@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -27,12 +26,15 @@ use super::store::{DEVICES, MEMORY, SCRATCH, Store, TemplateInfo, private_file};
 use crate::error::{from_report, io};
 use crate::exec::ask;
 use crate::monitor::attempt::guest_is_silent;
-use crate::monitor::children::{Children, LINK_SOCKET, MachineState, Machinery};
+use crate::monitor::children::{Children, LINK_SOCKET, MachineState, Machinery, SHARES_SOCKET};
 use crate::plan::StartPlan;
-use crate::process::memory_file;
+use crate::process::{memory_file, start_detached};
 use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
 use crate::{Error, ErrorKind, Paths, Plan, Result, memory, sys};
+
+/// What `viv` calls the maker.
+const ENTRY_POINT: &str = "internal-template-maker";
 
 /// What the guest runs before it is saved, so that it need not read it from its disk again: what
 /// nearly every command line begins with.
@@ -57,6 +59,7 @@ pub struct MakeRequest {
     template: TemplatePlan,
     /// The empty disk to clone.
     scratch: PathBuf,
+    file_daemon: FileDaemonSpec,
     user: User,
     timezone: Option<String>,
     memory_mib: u64,
@@ -82,6 +85,7 @@ impl MakeRequest {
         Ok(Self {
             template: (**template).clone(),
             scratch: plan.scratch.clone(),
+            file_daemon: plan.file_daemon.clone(),
             user: spec.user.clone(),
             timezone: spec.timezone.clone(),
             memory_mib: spec.memory_mib,
@@ -154,7 +158,8 @@ pub async fn make(
 ) -> Result<TemplateInfo> {
     let failed = || io("the template's maker could not be started");
     let mut command = tokio::process::Command::new(executable);
-    command.arg("internal-template-maker").stdin(memory_file(request).map_err(failed())?);
+    let input = serde_json::to_vec(request).map_err(Into::into).and_then(|text| memory_file(&text)).map_err(failed())?;
+    command.arg(ENTRY_POINT).stdin(input);
     command.stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
     viv_vmm::die_with_parent(&mut command);
     let mut maker = command.spawn().map_err(failed())?;
@@ -180,13 +185,8 @@ pub async fn make(
 /// # Errors
 /// If that process cannot be started.
 pub fn make_in_background(request: MakeRequest, executable: &Path) -> Result<()> {
-    let failed = || io("the template's maker could not be started");
-    let input = memory_file(&MakeRequest { background: true, ..request }).map_err(failed())?;
-    let mut command = std::process::Command::new(executable);
-    command.arg("internal-template-maker").stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
-    // It outlives this process on purpose, and its directory must not keep a file system busy.
-    command.process_group(0).current_dir("/").spawn().map_err(failed())?;
-    Ok(())
+    start_detached(executable, ENTRY_POINT, &MakeRequest { background: true, ..request })
+        .map_err(io("the template's maker could not be started"))
 }
 
 /// The maker's entry point: `viv internal-template-maker`, its request as standard input.
@@ -274,11 +274,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
     let sockets = |name: &str| short_path(&directory, name);
     let mut children = Children::start(Machinery {
         vmm: &request.template.save,
-        file_daemon: &FileDaemonSpec {
-            guest_uid: request.user.uid,
-            guest_gid: request.user.gid,
-            thread_pool: viv_shares::DEFAULT_THREAD_POOL,
-        },
+        file_daemon: &request.file_daemon,
         // The device is there; what it shows is another matter for each sandbox.
         shares: None,
         link: LinkCarrier::VirtioSerial,
@@ -308,7 +304,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
         Err(error) => Err(error),
     };
     children.end().await;
-    for name in ["link.sock", "shares.sock"] {
+    for name in [LINK_SOCKET, SHARES_SOCKET] {
         let _ = std::fs::remove_file(staged.join(name));
     }
     saved
