@@ -9,10 +9,11 @@ use serde_json::Value;
 
 /// Which crates of the workspace a crate may depend on. One way only; what is not listed may not.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("viv", &["viv-error", "viv-image", "viv-link", "viv-proto", "viv-sandbox", "viv-shares", "viv-vmm"]),
-    ("viv-sandbox", &["viv-error", "viv-image", "viv-link", "viv-proto", "viv-shares", "viv-vmm"]),
+    ("viv", &["viv-error", "viv-image", "viv-link", "viv-net", "viv-proto", "viv-sandbox", "viv-shares", "viv-vmm"]),
+    ("viv-sandbox", &["viv-error", "viv-image", "viv-link", "viv-net", "viv-proto", "viv-shares", "viv-vmm"]),
     ("viv-vmm", &["viv-error", "viv-link", "viv-proto"]),
     ("viv-image", &["viv-error"]),
+    ("viv-net", &["viv-error", "viv-proto"]),
     ("viv-shares", &["viv-error"]),
     ("viv-guest", &["viv-error", "viv-link", "viv-proto"]),
     ("viv-link", &["viv-proto"]),

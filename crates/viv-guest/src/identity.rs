@@ -368,9 +368,10 @@ fn link_workspace(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt;
 
-    use viv_proto::message::{Share, ShareKind};
+    use viv_proto::message::{Network, Share, ShareKind};
 
     use super::*;
 
@@ -425,6 +426,10 @@ mod tests {
             user: User { name: "agent".into(), uid, gid, home: "/home/agent".into() },
             shares: vec![],
             workspace: Some("/srv/project".into()),
+            network: Network::default(),
+            environment: BTreeMap::new(),
+            files: vec![],
+            certificates: None,
         }
     }
 

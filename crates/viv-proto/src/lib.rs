@@ -18,6 +18,7 @@ pub mod envelope;
 pub mod frame;
 pub mod handshake;
 pub mod message;
+pub mod network;
 pub mod port;
 
 /// The version of everything in this crate. A peer of another version is refused by name.

@@ -6,6 +6,8 @@
 //! | `prepare` | [`Prepare`] | `result` |
 //! | `configure` | [`Configure`] | `result`, [`Configured`] |
 //! | `clock` | [`Clock`] | `result`, [`ClockReading`] |
+//! | `secret` | [`Secret`] | `result`; the value is in /run/secrets |
+//! | `deploy_key` | none | `result`, [`DeployKey`] |
 //! | `exec` | [`Exec`] | `result`, [`Started`], then frames until [`crate::frame::Frame::Exit`] |
 //! | `status` | none | `result`, [`GuestStatus`] |
 //! | `shutdown` | none | `result` once every share is flushed; the guest then powers off |
@@ -28,6 +30,10 @@ pub mod kind {
     pub const CONFIGURE: &str = "configure";
     /// Read the guest's wall clock, and step it.
     pub const CLOCK: &str = "clock";
+    /// Put a secret where the ordinary user alone reads it.
+    pub const SECRET: &str = "secret";
+    /// Make a key pair that does not leave the guest.
+    pub const DEPLOY_KEY: &str = "deploy_key";
     /// Run a program.
     pub const EXEC: &str = "exec";
     /// What the guest knows of its health.
@@ -75,6 +81,73 @@ pub struct Configure {
     /// The share `/workspace` points at: a path inside.
     #[serde(default)]
     pub workspace: Option<String>,
+    /// How programs inside reach others.
+    #[serde(default)]
+    pub network: Network,
+    /// The environment of every program, over the guest's defaults and under [`Exec::env`].
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Small files written before anything runs, over what the image has.
+    #[serde(default)]
+    pub files: Vec<GuestFile>,
+    /// The certificate authorities to trust: a PEM file, one of the shares' destinations.
+    #[serde(default)]
+    pub certificates: Option<String>,
+}
+
+/// How programs inside reach others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Network {
+    /// What takes connections outside.
+    #[serde(default)]
+    pub way: NetworkWay,
+    /// Whether the model gateway answers on the loopback interface ([`crate::network::GATEWAY_LISTENER`]).
+    #[serde(default)]
+    pub gateway: bool,
+    /// Whether the host's SSH agent answers on a socket inside, and where.
+    #[serde(default)]
+    pub ssh_agent: Option<String>,
+}
+
+/// What takes connections outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum NetworkWay {
+    /// Nothing.
+    #[default]
+    None,
+    /// The link: names and TCP connections are the host's to resolve, make or refuse
+    /// ([`crate::network`]); the HTTP proxy answers on [`crate::network::PROXY_LISTENER`].
+    Filtered,
+    /// A network device.
+    Device(NetworkDevice),
+}
+
+/// A network device and its fixed configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDevice {
+    /// Its hardware address, by which it is found: six bytes in hexadecimal with colons.
+    pub mac: String,
+    /// Its addresses with their prefix lengths, such as `192.168.83.2/24`.
+    pub addresses: Vec<String>,
+    /// The default gateways, one for each address family that has one.
+    pub gateways: Vec<String>,
+    /// Whom to ask for names.
+    pub name_servers: Vec<String>,
+}
+
+/// A small file inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFile {
+    /// An absolute path inside; its directories are made if missing.
+    pub path: String,
+    /// Its text.
+    pub content: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Whether it belongs to the ordinary user, and not to root.
+    #[serde(default)]
+    pub of_user: bool,
 }
 
 /// The ordinary user inside.
@@ -154,6 +227,28 @@ pub struct Clock {
 pub struct ClockReading {
     /// The guest's wall clock, nanoseconds since the Unix epoch.
     pub wall_clock_ns: u64,
+}
+
+/// A secret for the ordinary user, in a file of its name under /run/secrets (a tmpfs, mode 0400).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// The file's name.
+    pub name: String,
+    /// Its content.
+    pub value: String,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The answer to `deploy_key`: the public half of an ed25519 key, made once in a sandbox's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployKey {
+    /// As in `authorized_keys`, without a comment.
+    pub public: String,
 }
 
 /// A program to run.

@@ -8,8 +8,8 @@ use viv_proto::envelope::{Envelope, LineBuffer};
 use viv_proto::frame::{ByteStream, Frame, FrameDecoder};
 use viv_proto::handshake::{FIRST_TOKEN, guest_hello, host_hello, parse_tail};
 use viv_proto::message::{
-    Clock, ClockReading, Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Mark, Prepare,
-    Share, ShareKind, Started, TerminalSize, User, kind,
+    Clock, ClockReading, Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestFile, GuestStatus, Mark,
+    Network, NetworkWay, Prepare, Share, ShareKind, Started, TerminalSize, User, kind,
 };
 use viv_proto::port::{MAX_GREETING_BYTES, connect_line, parse_answer, parse_connect, refusal_line};
 use viv_proto::{MAX_FRAME_BYTES, MAX_LINE_BYTES, PROTOCOL_VERSION, ProtocolError, STREAM_WINDOW_BYTES};
@@ -71,8 +71,17 @@ fn configure() {
             Share { entry: "1".into(), destination: "/etc/a\nb".into(), kind: ShareKind::File, read_only: true },
         ],
         workspace: Some("/home/me/my project".into()),
+        network: Network { way: NetworkWay::Filtered, gateway: true, ssh_agent: None },
+        environment: BTreeMap::from([("NO_PROXY".into(), "localhost".into())]),
+        files: vec![GuestFile {
+            path: "/etc/pip.conf".into(),
+            content: "[global]\n".into(),
+            mode: 0o644,
+            of_user: false,
+        }],
+        certificates: Some("/run/viv/trust/ca-certificates.crt".into()),
     };
-    assert_snapshot!(line(kind::CONFIGURE, &message), @r#"{"id":"7","type":"configure","agent_id":0,"version":1,"payload":{"entropy":"00ff","hostname":"project","machine_id":"0123456789abcdef0123456789abcdef","shares":[{"destination":"/home/me/my project","entry":"0","kind":"directory","read_only":false},{"destination":"/etc/a\nb","entry":"1","kind":"file","read_only":true}],"timezone":"Europe/Berlin","user":{"gid":1001,"home":"/home/agent","name":"agent","uid":1000},"wall_clock_ns":1700000000000000001,"workspace":"/home/me/my project"}}"#);
+    assert_snapshot!(line(kind::CONFIGURE, &message), @r#"{"id":"7","type":"configure","agent_id":0,"version":1,"payload":{"certificates":"/run/viv/trust/ca-certificates.crt","entropy":"00ff","environment":{"NO_PROXY":"localhost"},"files":[{"content":"[global]\n","mode":420,"of_user":false,"path":"/etc/pip.conf"}],"hostname":"project","machine_id":"0123456789abcdef0123456789abcdef","network":{"gateway":true,"ssh_agent":null,"way":{"kind":"filtered"}},"shares":[{"destination":"/home/me/my project","entry":"0","kind":"directory","read_only":false},{"destination":"/etc/a\nb","entry":"1","kind":"file","read_only":true}],"timezone":"Europe/Berlin","user":{"gid":1001,"home":"/home/agent","name":"agent","uid":1000},"wall_clock_ns":1700000000000000001,"workspace":"/home/me/my project"}}"#);
     let answer = Configured {
         guest_version: "0.1.0".into(),
         uptime_ms: 950,

@@ -9,8 +9,8 @@ use viv_proto::envelope::{Envelope, LineBuffer};
 use viv_proto::frame::{ByteStream, Frame, FrameDecoder};
 use viv_proto::handshake::{HELLO_TAIL_BYTES, MarkerScanner, TOKEN_BYTES, Token, guest_hello, host_hello, parse_tail};
 use viv_proto::message::{
-    Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Mark, Share, ShareKind, Started,
-    TerminalSize, User, kind,
+    Configure, Configured, Exec, ExitReport, Failure, FailureKind, GuestStatus, Mark, Network, Share, ShareKind,
+    Started, TerminalSize, User, kind,
 };
 use viv_proto::port::{connect_line, parse_answer, parse_connect, refusal_line};
 
@@ -59,7 +59,20 @@ prop_compose! {
         shares in vec(share(), 0..4),
         workspace in option::of(text()),
     ) -> Configure {
-        Configure { hostname, wall_clock_ns, entropy, machine_id, timezone, user, shares, workspace }
+        Configure {
+            hostname,
+            wall_clock_ns,
+            entropy,
+            machine_id,
+            timezone,
+            user,
+            shares,
+            workspace,
+            network: Network::default(),
+            environment: BTreeMap::new(),
+            files: Vec::new(),
+            certificates: None,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One attempt to bring a machine up: restored from a template, or booted.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use viv_link::Link;
 use viv_proto::handshake::{FIRST_TOKEN, Token};
-use viv_proto::message::{Configure, Configured, kind};
+use viv_proto::message::{Configure, Configured, Network, kind};
 use viv_proto::{CONTROL_PORT, ProtocolError};
 use viv_vmm::LinkCarrier;
 
@@ -177,6 +178,10 @@ fn request(first: &StartLine) -> Configure {
         user: spec.user.clone(),
         shares: first.plan.guest_shares.clone(),
         workspace: first.plan.guest_shares.first().map(|share| share.destination.clone()),
+        network: Network::default(),
+        environment: BTreeMap::new(),
+        files: Vec::new(),
+        certificates: None,
     }
 }
 
