@@ -92,19 +92,19 @@ fn tls(spec: &GatewaySpec) -> Result<ClientConfig, Error> {
     }
     let secure = spec.upstreams.values().any(|upstream| upstream.url.starts_with("https:"));
     if roots.is_empty() && secure {
-        return Err(Error::new(ErrorKind::Authorities, "no certificate authorities to check model APIs by")
+        return Err(Error::new(ErrorKind::Gateway, "no certificate authorities to check model APIs by")
             .hint("install ca-certificates, or set SSL_CERT_FILE to a bundle"));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(ErrorKind::Authorities, "TLS cannot be set up").source(error))?;
+        .map_err(|error| Error::new(ErrorKind::Gateway, "TLS cannot be set up").source(error))?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| {
-        Error::new(ErrorKind::Authorities, format!("{} is no bundle of certificates", path.display())).source(error)
+        Error::new(ErrorKind::Gateway, format!("{} is no bundle of certificates", path.display())).source(error)
     })
 }
 

@@ -97,9 +97,9 @@ impl Upload {
         self.state().passed
     }
 
-    /// Whether all of it has been passed on.
-    pub(super) fn ended(&self) -> bool {
-        self.state().ended
+    /// Whether it can be sent once more.
+    pub(super) fn is_kept(&self) -> bool {
+        self.state().kept.is_some()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
