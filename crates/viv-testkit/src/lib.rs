@@ -46,7 +46,7 @@ pub struct Options {
     pub usage: Option<Usage>,
     /// The names and addresses its certificate is for; without any, it speaks plain HTTP.
     pub tls: Vec<String>,
-    /// Each event of a stream waits for [`ScriptedModel::release`].
+    /// Each event of a stream, or the fault in its place, waits for [`ScriptedModel::release`].
     pub gated: bool,
     /// Where it listens; port 0 is any.
     pub address: SocketAddr,
@@ -85,7 +85,8 @@ pub enum Fault {
     StallBeforeHeaders,
     /// Nothing follows these many events of the stream.
     StallAfter(usize),
-    /// The connection is reset after these many events of the stream.
+    /// The connection is reset after these many events of the stream. What the other side has not read by then is lost:
+    /// gate the stream to be sure of it.
     ResetAfter(usize),
     /// The answer ends before the length it told.
     ShortBody,
@@ -158,8 +159,8 @@ impl ScriptedModel {
     /// If the host has no more ports, threads or entropy: tests cannot go on without.
     #[must_use]
     pub fn start(options: Options) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(options.address)).expect("a port");
+        let listener = std::net::TcpListener::bind(options.address).expect("a port");
+        listener.set_nonblocking(true).expect("a listener that does not block");
         let address = listener.local_addr().expect("an address");
         let tls = (!options.tls.is_empty()).then(|| tls::identity(&options.tls));
         let (acceptor, authority) = tls.map_or((None, None), |(acceptor, pem)| (Some(acceptor), Some(pem)));
@@ -169,7 +170,10 @@ impl ScriptedModel {
         let (stop, stopped) = oneshot::channel();
         let served = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
+            // In this thread, since the caller's may have a runtime of its own.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
                 tokio::select! {
                     () = server::serve(listener, acceptor, served) => {}
                     _ = stopped => {}

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::script::{Action, Position, Step, call, smallest, texts};
 use crate::Usage;
+use crate::script::{Action, Position, Step, call, smallest, texts};
 
 /// An answer, as a stream and as one document.
 pub(crate) struct Reply {
@@ -36,7 +36,12 @@ fn model(body: &Value) -> Value {
 
 /// The step, and the call it comes to. Requests without tools are a client's own (titles, summaries) and get a
 /// short text, or what their schema wants.
-fn decide(asked: &Asked<'_>, position: &Position, tools: &Map<String, Value>, schema: Option<&Value>) -> (Step, Option<(String, Value)>) {
+fn decide(
+    asked: &Asked<'_>,
+    position: &Position,
+    tools: &Map<String, Value>,
+    schema: Option<&Value>,
+) -> (Step, Option<(String, Value)>) {
     if let Some(schema) = schema.filter(|_| tools.is_empty()) {
         return (Step::text(smallest(schema).to_string()), None);
     }
@@ -77,7 +82,9 @@ pub(crate) fn anthropic(asked: &Asked<'_>) -> Reply {
             position.said(texts(content));
         }
     }
-    let tools = list(&body["tools"]).iter().filter_map(|tool| Some((tool["name"].as_str()?.to_owned(), tool["input_schema"].clone())));
+    let tools = list(&body["tools"])
+        .iter()
+        .filter_map(|tool| Some((tool["name"].as_str()?.to_owned(), tool["input_schema"].clone())));
     let tools: Map<String, Value> = tools.collect();
     let schema = body.pointer("/output_config/format/schema").or_else(|| body.pointer("/output_format/schema"));
     let (step, call) = decide(asked, &position, &tools, schema);
@@ -168,7 +175,10 @@ pub(crate) fn responses(asked: &Asked<'_>) -> Reply {
                 // A tool of free form: Codex takes JavaScript.
                 let input = match action {
                     Action::Shell(command) => {
-                        format!("const r = await tools.exec_command({{cmd: {}}}); text(r);", Value::from(command.as_str()))
+                        format!(
+                            "const r = await tools.exec_command({{cmd: {}}}); text(r);",
+                            Value::from(command.as_str())
+                        )
                     }
                     _ => arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned),
                 };
@@ -259,7 +269,8 @@ pub(crate) fn chat(asked: &Asked<'_>) -> Reply {
             position.said(texts(&message["content"]));
         }
     }
-    let named = |tool: &Value| Some((tool["function"]["name"].as_str()?.to_owned(), tool["function"]["parameters"].clone()));
+    let named =
+        |tool: &Value| Some((tool["function"]["name"].as_str()?.to_owned(), tool["function"]["parameters"].clone()));
     let tools: Map<String, Value> = list(&body["tools"]).iter().filter_map(named).collect();
     let (step, call) = decide(asked, &position, &tools, None);
     let finish = if call.is_some() { "tool_calls" } else { "stop" };
@@ -276,9 +287,7 @@ pub(crate) fn chat(asked: &Asked<'_>) -> Reply {
         "prompt_tokens": input, "prompt_tokens_details": {"cached_tokens": usage.cached},
         "completion_tokens": usage.output, "total_tokens": input + usage.output,
     });
-    let object = |object: &str, choices: Value| {
-        json!({"id": format!("chatcmpl-{id}"), "created": 0, "model": model(body), "object": object, "choices": choices})
-    };
+    let object = |object: &str, choices: Value| json!({"id": format!("chatcmpl-{id}"), "created": 0, "model": model(body), "object": object, "choices": choices});
     let chunk = |delta: &Value, finish: Option<&str>| {
         object("chat.completion.chunk", json!([{"index": 0, "delta": delta, "finish_reason": finish}]))
     };
@@ -311,7 +320,8 @@ pub(crate) fn gemini(asked: &Asked<'_>, model: &str, stream: bool) -> Reply {
         }
     }
     let declared = list(&body["tools"]).iter().flat_map(|tool| list(&tool["functionDeclarations"]));
-    let schema_of = |tool: &Value| tool.get("parametersJsonSchema").or(tool.get("parameters")).cloned().unwrap_or_default();
+    let schema_of =
+        |tool: &Value| tool.get("parametersJsonSchema").or(tool.get("parameters")).cloned().unwrap_or_default();
     let tools: Map<String, Value> =
         declared.filter_map(|tool| Some((tool["name"].as_str()?.to_owned(), schema_of(tool)))).collect();
     let config = &body["generationConfig"];

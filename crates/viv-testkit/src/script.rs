@@ -107,7 +107,8 @@ impl Step {
         } else {
             Self::text(text("text")?)
         };
-        step.delay = value.get("delay").and_then(Value::as_f64).and_then(|delay| Duration::try_from_secs_f64(delay).ok());
+        step.delay =
+            value.get("delay").and_then(Value::as_f64).and_then(|delay| Duration::try_from_secs_f64(delay).ok());
         step.say = text("say").map(str::to_owned);
         Some(step)
     }
@@ -210,7 +211,12 @@ pub(crate) fn smallest(schema: &Value) -> Value {
     match kind(schema).as_str() {
         "object" => {
             let properties = schema.get("properties").and_then(Value::as_object);
-            properties.into_iter().flatten().map(|(key, value)| (key.clone(), smallest(value))).collect::<Map<_, _>>().into()
+            properties
+                .into_iter()
+                .flatten()
+                .map(|(key, value)| (key.clone(), smallest(value)))
+                .collect::<Map<_, _>>()
+                .into()
         }
         "array" => json!([]),
         "boolean" => json!(false),

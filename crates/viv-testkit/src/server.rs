@@ -56,7 +56,11 @@ impl Drop for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -106,7 +110,11 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(stream: S, shared: Arc<Shared>
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(shared: &Arc<Shared>, request: hyper::Request<Incoming>, reset: Arc<AtomicBool>) -> Response<AnswerBody> {
+async fn answer(
+    shared: &Arc<Shared>,
+    request: hyper::Request<Incoming>,
+    reset: Arc<AtomicBool>,
+) -> Response<AnswerBody> {
     let (parts, body) = request.into_parts();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
@@ -181,7 +189,10 @@ fn decide(shared: &Shared, asked: &Request, method: &Method, path: &str) -> Outc
             let ids = ["claude-sonnet-4-5", "claude-haiku-4-5", "gpt-5", "gemini-2.5-pro"];
             let entry = |id: &str| json!({"id": id, "object": "model", "type": "model", "display_name": id});
             let data: Vec<Value> = ids.into_iter().map(entry).collect();
-            return Outcome::Document(StatusCode::OK, json!({"object": "list", "has_more": false, "data": data, "models": []}));
+            return Outcome::Document(
+                StatusCode::OK,
+                json!({"object": "list", "has_more": false, "data": data, "models": []}),
+            );
         }
         return if matches!(path, "" | "/") || path.ends_with("/hello") {
             Outcome::Document(StatusCode::OK, json!({"ok": true}))
@@ -296,6 +307,12 @@ fn stream(shared: &Arc<Shared>, reply: Reply, fault: Option<Fault>, reset: Arc<A
             texts.push("data: [DONE]\n\n".into());
         }
         for (number, text) in texts.into_iter().enumerate() {
+            if shared.options.gated {
+                match shared.gate.acquire().await {
+                    Ok(permit) => permit.forget(),
+                    Err(_) => return,
+                }
+            }
             match fault {
                 Some(Fault::StallAfter(events)) if events == number => sender.closed().await,
                 Some(Fault::ResetAfter(events)) if events == number => {
@@ -303,12 +320,6 @@ fn stream(shared: &Arc<Shared>, reply: Reply, fault: Option<Fault>, reset: Arc<A
                     let _ = sender.send(Err(Broken)).await;
                 }
                 _ => {}
-            }
-            if shared.options.gated {
-                match shared.gate.acquire().await {
-                    Ok(permit) => permit.forget(),
-                    Err(_) => return,
-                }
             }
             if sender.send(Ok(text.into())).await.is_err() {
                 return;
