@@ -38,6 +38,8 @@ pub enum ErrorKind {
     ProgramNotExecutable,
     /// The directory to start in cannot be entered, or the user does not exist inside.
     BadRequest,
+    /// A port of the guest cannot be shown.
+    Publish,
     /// No running sandbox has this name.
     NotFound,
     /// The name is taken, or fits more than one sandbox.
@@ -67,6 +69,7 @@ impl viv_error::Kind for ErrorKind {
             Self::ProgramNotFound => "program_not_found",
             Self::ProgramNotExecutable => "program_not_executable",
             Self::BadRequest => "bad_request",
+            Self::Publish => "publish",
             Self::NotFound => "not_found",
             Self::Ambiguous => "ambiguous",
             Self::Io => "io",
@@ -92,6 +95,7 @@ impl ErrorKind {
             Self::HostDiskFull,
             Self::HostMemoryShort,
             Self::Guest,
+            Self::Publish,
             Self::Ambiguous,
             Self::Io,
         ]

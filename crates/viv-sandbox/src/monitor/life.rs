@@ -1,5 +1,6 @@
 //! A sandbox's life, from the client's first line to the last process reaped.
 
+use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,24 +9,29 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use viv_error::Report;
 use viv_link::Link;
 use viv_proto::CONTROL_PORT;
 use viv_proto::message::{Configured, kind};
+use viv_proto::port;
 
 use super::attempt::{Attempt, Source, guest_is_silent};
 use super::children::Children;
 use super::clock;
+use super::egress::{Egress, HostPorts};
 use super::link::Current;
-use super::server::{Command, Server};
+use super::publish;
+use super::server::{Command, Guest, Server};
 use crate::error::io;
 use crate::exec::ask;
+use crate::network::make_logs;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
 use crate::template::Store;
 use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor};
-use crate::{Error, ErrorKind, Result, TemplateUse};
+use crate::{Error, ErrorKind, Publish, Result, TemplateUse};
 
 /// How long the guest may take to flush its shares when someone waits for it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(15);
@@ -62,6 +68,7 @@ enum End {
 pub(crate) struct Spare {
     pub(crate) attempt: Attempt,
     pub(crate) publish: watch::Sender<Option<Link>>,
+    pub(crate) ports: HostPorts,
 }
 
 /// Owns a sandbox for the client at the other end, from its first line on. `ready` gives a machine that
@@ -97,30 +104,36 @@ async fn live(
     let run = RunDirectory::create(&first.paths, &record)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
-    let (publish, mut ready) = match spare {
-        Some(Spare { attempt, publish }) => (publish, Some(attempt)),
-        None => (watch::channel(None).0, None),
+    let (publish, ports, mut ready) = match spare {
+        Some(Spare { attempt, publish, ports }) => (publish, ports, Some(attempt)),
+        None => (watch::channel(None).0, HostPorts::default(), None),
     };
     let mut source = if ready.is_some() { Source::Spare } else { Source::choose(plan, &store) };
     let current = publish.subscribe();
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
     let (carrying, carried) = watch::channel(0);
-    let mut server =
-        Some((Server { current: current.clone(), configured: is_configured, commands, carrying }, listener));
-    let mut serving = None;
-    let mut life = Life { lines, waiting, current, commands: command_queue, carried, clock: None };
-    let outcome = loop {
+    let guest = Guest { current: current.clone(), configured: is_configured };
+    let mut server = Some((Server { guest: guest.clone(), commands, carrying }, listener));
+    let mut life =
+        Life { lines, waiting, current, commands: command_queue, carried, clock: None, guest, tasks: JoinSet::new() };
+    life.open_network(first, &run, &ports)?;
+    for wanted in &plan.spec.network.publish {
+        record.published.push(life.publish(*wanted).await?);
+    }
+    loop {
         let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
         let is_spare = ready.is_some();
         let mut attempt = match ready.take() {
             Some(attempt) => attempt,
-            None => Attempt::start(plan, &first.paths.state, source, &run, publish.clone())?,
+            None => Attempt::start(plan, &first.paths.state, source, &run, publish.clone(), ports.clone())?,
         };
         marks.push(HostMark::now("started"));
         record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
         run.write(&record)?;
-        serving = serving.or_else(|| server.take().map(|(server, listener)| tokio::spawn(server.run(listener))));
+        if let Some((server, listener)) = server.take() {
+            life.tasks.spawn(server.run(listener));
+        }
 
         let end = match life.bring_up(first, &mut attempt).await {
             Ok((answer, more)) => {
@@ -128,7 +141,12 @@ async fn live(
                 record.state = State::Running;
                 run.write(&record)?;
                 marks.extend(more);
-                let ready = ReadyLine { guest_uptime_ms: answer.uptime_ms, marks, guest_marks: answer.marks };
+                let ready = ReadyLine {
+                    guest_uptime_ms: answer.uptime_ms,
+                    marks,
+                    guest_marks: answer.marks,
+                    published: record.published.clone(),
+                };
                 let _ = wire::send(writer, &FromMonitor::Ready(ready)).await;
                 life.clock = Some(clock::Watch::new(attempt.children.machine.pid()));
                 life.serve(&mut attempt, true).await
@@ -160,12 +178,8 @@ async fn live(
         let _ = run.write(&record);
         let outcome = life.finish(end, &mut attempt.children).await;
         attempt.end().await;
-        break outcome;
-    };
-    if let Some(serving) = serving {
-        serving.abort();
+        return outcome;
     }
-    outcome
 }
 
 struct Life<'a> {
@@ -177,9 +191,29 @@ struct Life<'a> {
     carried: watch::Receiver<usize>,
     /// Once the guest is up.
     clock: Option<clock::Watch>,
+    guest: Guest,
+    /// What goes on beside it, and ends with it.
+    tasks: JoinSet<()>,
 }
 
 impl Life<'_> {
+    /// Opens the guest's way to its egress, if it is to have one.
+    fn open_network(&mut self, first: &StartLine, run: &RunDirectory, ports: &HostPorts) -> Result<()> {
+        let spec = &first.plan.spec;
+        let Some(egress) = spec.network.egress(&spec.id, &first.paths.state) else { return Ok(()) };
+        make_logs(&egress, spec.name.as_deref())?;
+        let keys = first.keys.as_ref().map(File::open).transpose().map_err(io("the keys cannot be taken over"))?;
+        self.tasks.spawn(Egress::prepare(&egress, keys, run, ports)?.keep());
+        Ok(())
+    }
+
+    /// Shows a port of the guest; returns where.
+    async fn publish(&mut self, wanted: Publish) -> Result<Publish> {
+        let (address, serving) = publish::publish(self.guest.clone(), wanted).await?;
+        self.tasks.spawn(serving);
+        Ok(Publish { address, ..wanted })
+    }
+
     /// Waits for the guest and makes it this sandbox.
     async fn bring_up(
         &mut self,
@@ -244,6 +278,14 @@ impl Life<'_> {
                         return End::Kill;
                     }
                     Command::Relink(stream) => self.relink(&attempt.cut, stream).await,
+                    Command::Publish(wanted, mut stream) => {
+                        let answer = match self.publish(wanted).await {
+                            Ok(published) => format!("OK {}\n", published.address),
+                            Err(error) => port::refusal_line(&Report::from(&error).line()),
+                        };
+                        // Whoever asked may be gone; the port stays.
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
                 },
                 _ = glances.tick(), if self.clock.is_some() => self.look_at_the_clock(),
                 _ = terminate.recv() => return End::Stop,

@@ -16,8 +16,10 @@
 pub(crate) mod attempt;
 pub(crate) mod children;
 mod clock;
+pub(crate) mod egress;
 pub(crate) mod life;
 mod link;
+mod publish;
 mod server;
 
 use std::os::fd::OwnedFd;
