@@ -1,6 +1,7 @@
 //! A sandbox's network: what is asked for, and what that means for its egress and its guest. Pure.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,8 @@ pub struct NetworkSpec {
     pub ssh_agent: Option<PathBuf>,
     /// Ports of the guest that the host shows.
     pub publish: Vec<Publish>,
+    /// Where the servers of all named sandboxes answer: the host's loopback interface, this port.
+    pub names_port: Option<NonZeroU16>,
     /// A PEM file of the host with the certificate authorities to trust.
     pub certificates: Option<PathBuf>,
     /// The environment of every program inside, under what is asked for a program itself.

@@ -1,6 +1,5 @@
 //! A sandbox's life, from the client's first line to the last process reaped.
 
-use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,13 +19,12 @@ use viv_proto::port;
 use super::attempt::{Attempt, Source, guest_is_silent};
 use super::children::Children;
 use super::clock;
-use super::egress::{Egress, HostPorts};
+use super::egress::HostPorts;
 use super::link::Current;
-use super::publish;
+use super::network::Network;
 use super::server::{Command, Guest, Server};
 use crate::error::io;
 use crate::exec::ask;
-use crate::network::make_logs;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
 use crate::template::Store;
@@ -100,7 +98,7 @@ async fn live(
 ) -> Result<()> {
     let plan = &first.plan;
     let mut marks = vec![HostMark::now("monitor")];
-    let mut record = Record::new(&plan.spec, plan.accel);
+    let record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
@@ -115,37 +113,36 @@ async fn live(
     let (carrying, carried) = watch::channel(0);
     let guest = Guest { current: current.clone(), configured: is_configured };
     let mut server = Some((Server { guest: guest.clone(), commands, carrying }, listener));
+    let (network, published) = Network::open(first, &run, &ports, guest).await?;
+    let mut serving = JoinSet::new();
+    let record = Record { published, ..record };
     let mut life =
-        Life { lines, waiting, current, commands: command_queue, carried, clock: None, guest, tasks: JoinSet::new() };
-    life.open_network(first, &run, &ports)?;
-    for wanted in &plan.spec.network.publish {
-        record.published.push(life.publish(*wanted).await?);
-    }
+        Life { lines, waiting, current, commands: command_queue, carried, clock: None, network, run, record };
     loop {
         let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
         let is_spare = ready.is_some();
         let mut attempt = match ready.take() {
             Some(attempt) => attempt,
-            None => Attempt::start(plan, &first.paths.state, source, &run, publish.clone(), ports.clone())?,
+            None => Attempt::start(plan, &first.paths.state, source, &life.run, publish.clone(), ports.clone())?,
         };
         marks.push(HostMark::now("started"));
-        record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
-        run.write(&record)?;
+        life.record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
+        life.run.write(&life.record)?;
         if let Some((server, listener)) = server.take() {
-            life.tasks.spawn(server.run(listener));
+            serving.spawn(server.run(listener));
         }
 
         let end = match life.bring_up(first, &mut attempt).await {
             Ok((answer, more)) => {
                 configured.send_replace(true);
-                record.state = State::Running;
-                run.write(&record)?;
+                life.record.state = State::Running;
+                life.run.write(&life.record)?;
                 marks.extend(more);
                 let ready = ReadyLine {
                     guest_uptime_ms: answer.uptime_ms,
                     marks,
                     guest_marks: answer.marks,
-                    published: record.published.clone(),
+                    published: life.record.published.clone(),
                 };
                 let _ = wire::send(writer, &FromMonitor::Ready(ready)).await;
                 life.clock = Some(clock::Watch::new(attempt.children.machine.pid()));
@@ -173,9 +170,9 @@ async fn live(
             }
             Err(end) => end,
         };
-        record.state = State::Stopping;
+        life.record.state = State::Stopping;
         // Only for others to see; the end does not depend on it.
-        let _ = run.write(&record);
+        let _ = life.run.write(&life.record);
         let outcome = life.finish(end, &mut attempt.children).await;
         attempt.end().await;
         return outcome;
@@ -191,29 +188,13 @@ struct Life<'a> {
     carried: watch::Receiver<usize>,
     /// Once the guest is up.
     clock: Option<clock::Watch>,
-    guest: Guest,
-    /// What goes on beside it, and ends with it.
-    tasks: JoinSet<()>,
+    network: Network,
+    run: RunDirectory,
+    /// What others see of it.
+    record: Record,
 }
 
 impl Life<'_> {
-    /// Opens the guest's way to its egress, if it is to have one.
-    fn open_network(&mut self, first: &StartLine, run: &RunDirectory, ports: &HostPorts) -> Result<()> {
-        let spec = &first.plan.spec;
-        let Some(egress) = spec.network.egress(&spec.id, &first.paths.state) else { return Ok(()) };
-        make_logs(&egress, spec.name.as_deref())?;
-        let keys = first.keys.as_ref().map(File::open).transpose().map_err(io("the keys cannot be taken over"))?;
-        self.tasks.spawn(Egress::prepare(&egress, keys, run, ports)?.keep());
-        Ok(())
-    }
-
-    /// Shows a port of the guest; returns where.
-    async fn publish(&mut self, wanted: Publish) -> Result<Publish> {
-        let (address, serving) = publish::publish(self.guest.clone(), wanted).await?;
-        self.tasks.spawn(serving);
-        Ok(Publish { address, ..wanted })
-    }
-
     /// Waits for the guest and makes it this sandbox.
     async fn bring_up(
         &mut self,
@@ -278,14 +259,7 @@ impl Life<'_> {
                         return End::Kill;
                     }
                     Command::Relink(stream) => self.relink(&attempt.cut, stream).await,
-                    Command::Publish(wanted, mut stream) => {
-                        let answer = match self.publish(wanted).await {
-                            Ok(published) => format!("OK {}\n", published.address),
-                            Err(error) => port::refusal_line(&Report::from(&error).line()),
-                        };
-                        // Whoever asked may be gone; the port stays.
-                        let _ = stream.write_all(answer.as_bytes()).await;
-                    }
+                    Command::Publish(wanted, stream) => self.publish(wanted, stream).await,
                 },
                 _ = glances.tick(), if self.clock.is_some() => self.look_at_the_clock(),
                 _ = terminate.recv() => return End::Stop,
@@ -302,6 +276,20 @@ impl Life<'_> {
             // A guest that does not answer has other troubles, which are noticed elsewhere.
             tokio::spawn(tokio::time::timeout(CLOCK_PATIENCE, async move { clock::set_right(&link).await }));
         }
+    }
+
+    async fn publish(&mut self, wanted: Publish, mut stream: UnixStream) {
+        let answer = match self.network.publish(wanted).await {
+            Ok(published) => {
+                self.record.published.push(published);
+                // Only for others to see.
+                let _ = self.run.write(&self.record);
+                format!("OK {}\n", published.address)
+            }
+            Err(error) => port::refusal_line(&Report::from(&error).line()),
+        };
+        // Whoever asked may be gone; the port stays.
+        let _ = stream.write_all(answer.as_bytes()).await;
     }
 
     async fn relink(&mut self, cut: &mpsc::Sender<()>, mut stream: UnixStream) {

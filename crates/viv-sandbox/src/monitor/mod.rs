@@ -19,6 +19,8 @@ mod clock;
 pub(crate) mod egress;
 pub(crate) mod life;
 mod link;
+mod names;
+mod network;
 mod publish;
 mod server;
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use viv_link::Stream;
 use viv_proto::network::{ConnectAnswer, FORWARD_PORT, ForwardRequest, MAX_REQUEST_BYTES};
@@ -75,19 +75,22 @@ pub(super) async fn forward(guest: &mut Guest, port: u16) -> Result<Stream> {
     let mut line = serde_json::to_vec(&ForwardRequest { port }).map_err(|error| unreachable(error.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).await.map_err(|error| unreachable(error.to_string()))?;
+    match read_answer(&mut stream).await.map_err(|error| unreachable(error.to_string()))? {
+        ConnectAnswer::Connected => Ok(stream),
+        ConnectAnswer::Denied { reason } | ConnectAnswer::Failed { reason } => {
+            Err(unreachable(viv_vmm::clean(&reason)))
+        }
+    }
+}
+
+/// The guest's answer, byte by byte: what follows it belongs to the connection.
+pub(super) async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<ConnectAnswer> {
     let mut answer = Vec::new();
-    loop {
-        match stream.read_u8().await.map_err(|error| unreachable(error.to_string()))? {
-            b'\n' => break,
+    while answer.len() < MAX_REQUEST_BYTES {
+        match stream.read_u8().await? {
+            b'\n' => return Ok(serde_json::from_slice(&answer)?),
             byte => answer.push(byte),
         }
-        if answer.len() >= MAX_REQUEST_BYTES {
-            return Err(unreachable("the guest broke the protocol".to_owned()));
-        }
     }
-    match serde_json::from_slice(&answer) {
-        Ok(ConnectAnswer::Connected) => Ok(stream),
-        Ok(ConnectAnswer::Denied { reason } | ConnectAnswer::Failed { reason }) => Err(unreachable(reason)),
-        Err(error) => Err(unreachable(error.to_string())),
-    }
+    Err(std::io::ErrorKind::InvalidData.into())
 }

@@ -22,6 +22,8 @@ pub struct NetworkArguments {
     pub deny: Vec<String>,
     #[arg(long, value_name = "[[ADDRESS:]PORT:]PORT", help = d::PUBLISH.help_of_flag(), value_parser = network::parse_publish, help_heading = "Network")]
     pub publish: Vec<Publish>,
+    #[arg(long, value_name = "PORT", help = d::LOCALHOST_PORT.help_of_flag(), value_parser = values::parse_port, help_heading = "Network")]
+    pub localhost_port: Option<u16>,
     #[arg(long, value_name = "FILE", help = d::TRUST.help_of_flag(), help_heading = "Network")]
     pub trust: Vec<PathBuf>,
 
@@ -57,6 +59,7 @@ impl NetworkArguments {
             deny: self.deny.iter().cloned().map(found).collect(),
             gateway: self.gateway.iter().cloned().map(found).collect(),
             budget: self.budget.map(found),
+            localhost_port: self.localhost_port.map(found),
             publish: self.publish.iter().copied().map(found).collect(),
             secrets: (self.secrets.iter().map(secret(false)))
                 .chain(self.secrets_in_environment.iter().map(secret(true)))

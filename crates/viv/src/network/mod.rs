@@ -4,6 +4,7 @@ pub mod secrets;
 pub mod trusted;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use viv_net::gateway::{Agent, Budget, Credential, GatewaySpec, Protocol, Upstream};
@@ -18,6 +19,7 @@ use viv_sandbox::{CERTIFICATES, NetworkMode, NetworkSpec, Paths, Publish, SSH_AG
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::settings::Layer;
+use crate::settings::definitions::DEFAULT_LOCALHOST_PORT;
 use crate::settings::layer::SecretSetting;
 use crate::settings::network::{NetworkChoice, PriceSettings, UpstreamSettings, parse_key};
 
@@ -31,6 +33,7 @@ pub struct NetworkRequest {
     gateway: Vec<String>,
     budget: Budget,
     publish: Vec<Publish>,
+    localhost_port: Option<u16>,
     /// For the guest, by name.
     pub secrets: BTreeMap<String, SecretSetting>,
     ssh_agent: bool,
@@ -53,6 +56,7 @@ impl NetworkRequest {
             gateway: values(&mut layer.gateway),
             budget: layer.budget.take().map(|found| found.value).unwrap_or_default(),
             publish: values(&mut layer.publish),
+            localhost_port: layer.localhost_port.take().map(|found| found.value),
             secrets: std::mem::take(&mut layer.secrets).into_iter().map(|(name, found)| (name, found.value)).collect(),
             ssh_agent: layer.ssh_agent.take().is_some_and(|found| found.value),
             trust: values(&mut layer.trust),
@@ -99,7 +103,11 @@ pub fn resolve(
     paths: &Paths,
 ) -> Result<Network, Failure> {
     request.check()?;
-    let mut spec = NetworkSpec { publish: request.publish.clone(), ..NetworkSpec::default() };
+    let mut spec = NetworkSpec {
+        publish: request.publish.clone(),
+        names_port: NonZeroU16::new(request.localhost_port.unwrap_or(DEFAULT_LOCALHOST_PORT)),
+        ..NetworkSpec::default()
+    };
     let mut warnings = Vec::new();
     spec.mode = match &request.net {
         NetworkChoice::None => NetworkMode::None,

@@ -14,6 +14,9 @@ pub const MAXIMUM_CPUS: u32 = 64;
 /// The most machines that are kept ready.
 pub const MAXIMUM_SPARES: u32 = 64;
 
+/// Where the servers of named sandboxes answer unless asked otherwise.
+pub const DEFAULT_LOCALHOST_PORT: u16 = 7080;
+
 /// Virtual CPUs of a sandbox unless asked otherwise: more of them make the boot slower.
 #[must_use]
 pub fn default_cpus(host_cpus: u32) -> u32 {
@@ -176,6 +179,10 @@ settings! {
     SSH_AGENT = Setting {
         key: "ssh-agent", flag: "--ssh-agent", help: "Let the sandbox use this host's SSH agent",
         default: "false", example: "true", project: ProjectRule::UserOnly,
+    };
+    LOCALHOST_PORT = Setting {
+        key: "localhost-port", flag: "--localhost-port", help: "Port of http://NAME.localhost:PORT, where the servers of all named sandboxes answer; 0 for none",
+        default: "7080", example: "8000", project: ProjectRule::UserOnly,
     };
     TRUST = Setting {
         key: "trust", flag: "--trust", help: "A PEM file with further certificate authorities to trust inside, besides this host's",

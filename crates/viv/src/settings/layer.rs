@@ -116,6 +116,8 @@ pub struct Layer {
     pub publish: Vec<Found<Publish>>,
     /// Secrets for it, by name.
     pub secrets: BTreeMap<String, Found<SecretSetting>>,
+    /// Where the servers of named sandboxes answer; 0 for nowhere.
+    pub localhost_port: Option<Found<u16>>,
     /// Whether it may use the host's SSH agent.
     pub ssh_agent: Option<Found<bool>>,
     /// Further certificate authorities, absolute.
@@ -163,6 +165,7 @@ impl Layer {
             budget: self.budget.or(weaker.budget),
             publish: weaker.publish.into_iter().chain(self.publish).collect(),
             secrets: weaker.secrets.into_iter().chain(self.secrets).collect(),
+            localhost_port: self.localhost_port.or(weaker.localhost_port),
             ssh_agent: self.ssh_agent.or(weaker.ssh_agent),
             trust: weaker.trust.into_iter().chain(self.trust).collect(),
             upstreams: weaker.upstreams.into_iter().chain(self.upstreams).collect(),

@@ -139,6 +139,14 @@ pub fn parse_deny(text: &str) -> Result<String, String> {
     text.parse::<Rule>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
+/// Reads the number of a port, or 0.
+///
+/// # Errors
+/// Says which numbers there are.
+pub fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "not a number from 0 to 65535".to_owned())
+}
+
 /// Reads a number of CPUs.
 ///
 /// # Errors
