@@ -11,7 +11,11 @@
 //! internal-egress`, because it alone holds keys: it cannot be dumped or traced, and one that dies
 //! is started anew on the same listening socket.
 
+mod error;
 pub mod event;
 pub mod gateway;
+pub mod log;
 pub mod policy;
 pub mod spec;
+
+pub use error::{Error, ErrorKind, Result};
