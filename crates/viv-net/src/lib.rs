@@ -13,5 +13,8 @@
 
 pub mod event;
 pub mod gateway;
+pub mod guest;
 pub mod policy;
+pub mod sets;
 pub mod spec;
+pub mod trust;
