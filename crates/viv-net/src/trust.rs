@@ -94,13 +94,13 @@ pub fn bundle(
     extra: &[PathBuf],
     cache: &Path,
 ) -> Result<Option<PathBuf>, Error> {
-    let paths = candidates(environment, extra, &SYSTEM_BUNDLES);
-    let Some((base, others)) = paths.split_first() else { return Ok(None) };
     for path in extra {
         if !path.is_absolute() || !path.is_file() {
             return Err(bad(path, "is not a file with an absolute path"));
         }
     }
+    let paths = candidates(environment, extra, &SYSTEM_BUNDLES);
+    let Some((base, others)) = paths.split_first() else { return Ok(None) };
     let directory = cache.join("trust");
     // A link named after the state of all these files leads to the answer for it.
     let stamps: String = paths.iter().map(|path| stamp(path)).collect();

@@ -14,8 +14,9 @@ pub(super) struct Builder {
     of_project: Vec<(Location, String)>,
 }
 
-/// More rules than this come from no one's configuration: a project's remotes are the only ones that a stranger writes.
+/// More come from no one's own configuration, but perhaps from a stranger's project.
 const MAX_RULES: usize = 256;
+const MAX_WARNINGS: usize = 64;
 
 impl Builder {
     pub fn new(set: SetName) -> Self {
@@ -60,12 +61,14 @@ impl Builder {
 
     /// Tells of what only the project's files name.
     pub fn tell(&mut self, url: &str, file: &str) {
-        self.of_project.extend(Location::parse(url).map(|at| (at, file.to_owned())));
+        if self.of_project.len() < MAX_RULES {
+            self.of_project.extend(Location::parse(url).map(|at| (at, file.to_owned())));
+        }
     }
 
     /// Adds a warning, once.
     pub fn warn(&mut self, text: String) {
-        if !self.answer.warnings.contains(&text) {
+        if self.answer.warnings.len() < MAX_WARNINGS && !self.answer.warnings.contains(&text) {
             self.answer.warnings.push(text);
         }
     }
@@ -102,7 +105,11 @@ impl Builder {
             (_, true) => format!("{client} does not say what it would connect to"),
         };
         let error = Error::new(ErrorKind::NotConfigured, format!("{}: {message}", self.set));
-        let warnings = self.answer.warnings.into_iter();
-        Err(warnings.fold(error.hint("name the host: --allow HOST"), Error::hint))
+        let mut error = error.hint("name the host: --allow HOST");
+        if !installed && self.set != SetName::Git {
+            error =
+                error.hint("programs inside the workspace are not asked, because a sandbox could have written them");
+        }
+        Err(self.answer.warnings.into_iter().fold(error, Error::hint))
     }
 }

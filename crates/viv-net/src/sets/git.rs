@@ -94,9 +94,13 @@ fn rewritten(url: &str, rules: &[Rewrite<'_>], push: bool) -> Option<String> {
     Some(format!("{}{}", rule.base, &url[rule.prefix.len()..]))
 }
 
+/// More settings of a repository do not count: every remote is held against every rule.
+const MAX_SETTINGS: usize = 1024;
+
 pub(super) fn answer(client: &GitClient) -> Result<SetAnswer, Error> {
     let mut builder = Builder::new(SetName::Git);
-    let rules: Vec<Rewrite<'_>> = rewrites(&client.user).chain(rewrites(&client.repository)).collect();
+    let repository = &client.repository[..client.repository.len().min(MAX_SETTINGS)];
+    let rules: Vec<Rewrite<'_>> = rewrites(&client.user).chain(rewrites(repository)).collect();
     let known: Vec<String> = client
         .user
         .iter()
@@ -107,7 +111,7 @@ pub(super) fn answer(client: &GitClient) -> Result<SetAnswer, Error> {
         let private = Location::parse_git(url).is_some_and(|at| known.contains(&at.host));
         builder.allow_with(url, private);
     };
-    for (key, url) in &client.repository {
+    for (key, url) in repository {
         if subsection(key, "remote", &["url"]).is_some() || subsection(key, "submodule", &["url"]).is_some() {
             allow(rewritten(url, &rules, false).as_deref().unwrap_or(url));
             // Where there is no address for pushing, pushInsteadOf makes one of the other.

@@ -82,10 +82,14 @@ fn is_registry(key: &str) -> bool {
 
 /// `${NAME}` and `${NAME?}` stand for variables in an npmrc. What is not one of npm's is not known here.
 fn expanded(value: &str, environment: &Variables) -> Option<String> {
-    let Some((before, rest)) = value.split_once("${") else { return Some(value.to_owned()) };
-    let (name, after) = rest.split_once('}')?;
-    let value = environment.get(name.trim_end_matches('?'))?;
-    Some(format!("{before}{value}{}", expanded(after, environment)?))
+    let mut parts = value.split("${");
+    let mut text = parts.next()?.to_owned();
+    for part in parts {
+        let (name, after) = part.split_once('}')?;
+        text.push_str(environment.get(name.trim_end_matches('?'))?);
+        text.push_str(after);
+    }
+    Some(text)
 }
 
 pub(super) fn answer(client: &NpmClient) -> Result<SetAnswer, Error> {
@@ -96,8 +100,12 @@ pub(super) fn answer(client: &NpmClient) -> Result<SetAnswer, Error> {
             if !setting.section.is_empty() || !is_registry(&setting.key) {
                 continue;
             }
+            // Variables are none of the project's business.
+            if file.project {
+                builder.tell(&setting.value, &file.name());
+                continue;
+            }
             match expanded(&setting.value, &client.environment) {
-                Some(value) if file.project => builder.tell(&value, &file.name()),
                 Some(value) => drop(registries.insert(setting.key, value)),
                 None => builder.warn(format!(
                     "@npm: {} in {} needs a variable that is not set",

@@ -146,6 +146,7 @@ fn pip(client: &PipClient, builder: &mut Builder) -> Option<String> {
         }
         match of_environment {
             Some(_) => builder.environment(&name, urls.join(" ")),
+            None if key == "index-url" => section.push_str(&format!("{key} = {}\n", urls[0])),
             None => section.push_str(&format!("{key} ={}\n", lines(urls.iter().map(String::as_str)))),
         }
     }
