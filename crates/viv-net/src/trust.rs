@@ -213,7 +213,7 @@ fn certificates(bytes: &[u8]) -> Vec<String> {
         let body: String = body.split_ascii_whitespace().collect();
         let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
         // A certificate is a DER sequence with a length of two bytes or more: 30 82, in base64 MI.
-        if body.starts_with("MI") && body.len() % 4 == 0 && body.bytes().all(base64) {
+        if body.starts_with("MI") && body.len().is_multiple_of(4) && body.bytes().all(base64) {
             found.push(body);
         }
         rest = next;
