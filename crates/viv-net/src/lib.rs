@@ -14,8 +14,11 @@
 mod error;
 pub mod event;
 pub mod gateway;
+pub mod guest;
 pub mod log;
 pub mod policy;
+pub mod sets;
 pub mod spec;
+pub mod trust;
 
 pub use error::{Error, ErrorKind, Result};
