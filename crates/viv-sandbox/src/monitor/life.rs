@@ -14,17 +14,18 @@ use viv_link::Link;
 use viv_proto::CONTROL_PORT;
 use viv_proto::message::{Configured, kind};
 
-use super::attempt::{Attempt, Source, guest_is_silent};
+use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
 use super::children::Children;
 use super::clock;
 use super::link::Current;
 use super::server::{Command, Server};
+use super::stall;
 use crate::error::io;
 use crate::exec::ask;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
 use crate::template::Store;
-use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor};
+use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor, Way};
 use crate::{Error, ErrorKind, Result, TemplateUse};
 
 /// How long the guest may take to flush its shares when someone waits for it.
@@ -110,9 +111,12 @@ async fn live(
         Some((Server { current: current.clone(), configured: is_configured, commands, carrying }, listener));
     let mut serving = None;
     let mut life = Life { lines, waiting, current, commands: command_queue, carried, clock: None };
+    let mut boots = 0;
     let outcome = loop {
-        let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
+        let way = source.way(plan);
+        let _ = wire::send(writer, &FromMonitor::Starting(way.clone())).await;
         let is_spare = ready.is_some();
+        boots += usize::from(matches!(way, Way::Cold { .. }));
         let mut attempt = match ready.take() {
             Some(attempt) => attempt,
             None => Attempt::start(plan, &first.paths.state, source, &run, publish.clone())?,
@@ -153,6 +157,13 @@ async fn live(
                 source = Source::Cold { reason, make_template: plan.spec.template == TemplateUse::Auto };
                 continue;
             }
+            Err(End::Broken(error)) if *error.kind() == ErrorKind::GuestStuck && boots < MOST_BOOTS => {
+                attempt.end().await;
+                publish.send_replace(None);
+                let make_template = matches!(way, Way::Cold { make_template: true, .. });
+                source = Source::Cold { reason: format!("once more, since {error}"), make_template };
+                continue;
+            }
             Err(end) => end,
         };
         record.state = State::Stopping;
@@ -189,6 +200,7 @@ impl Life<'_> {
         let deadline = Duration::from_secs(first.plan.spec.boot_deadline_seconds);
         let deadline = if attempt.is_restored() { deadline.min(RESTORE_PATIENCE) } else { deadline };
         let configured = attempt.configuration(first, self.current.clone());
+        let (vmm, restored) = (attempt.children.machine.pid(), attempt.is_restored());
         tokio::select! {
             answer = configured => match answer {
                 Ok(answer) => Ok(answer),
@@ -198,6 +210,8 @@ impl Life<'_> {
                     .unwrap_or(End::Broken(error))),
             },
             end = self.serve(attempt, false) => Err(end),
+            // One that is restored has a shorter deadline as it is.
+            stuck = stall::stuck(vmm), if !restored => Err(End::Broken(stuck)),
             () = tokio::time::sleep(deadline) => {
                 let late = Error::new(
                     ErrorKind::BootTimeout,
@@ -207,7 +221,7 @@ impl Life<'_> {
             }
         }
         .map_err(|end| match end {
-            End::Broken(error) if *error.kind() == ErrorKind::BootTimeout => {
+            End::Broken(error) if matches!(error.kind(), ErrorKind::BootTimeout | ErrorKind::GuestStuck) => {
                 End::Broken(attempt.children.with_console(error))
             }
             end => end,

@@ -19,6 +19,7 @@ mod clock;
 pub(crate) mod life;
 mod link;
 mod server;
+pub(crate) mod stall;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
