@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Monitor,
     /// The guest did not come up in time.
     BootTimeout,
+    /// The guest got stuck while it booted, which emulation on a busy host leads to; the next boot may not.
+    GuestStuck,
     /// The VMM ended while the sandbox was in use.
     VmmDied,
     /// The guest's kernel or PID 1 crashed.
@@ -59,6 +61,7 @@ impl viv_error::Kind for ErrorKind {
             Self::InvalidSpec => "invalid_spec",
             Self::Monitor => "monitor",
             Self::BootTimeout => "boot_timeout",
+            Self::GuestStuck => "guest_stuck",
             Self::VmmDied => "vmm_died",
             Self::GuestCrashed => "guest_crashed",
             Self::PoweredOff => "powered_off",
@@ -88,6 +91,7 @@ impl ErrorKind {
             Self::InvalidSpec,
             Self::Monitor,
             Self::BootTimeout,
+            Self::GuestStuck,
             Self::VmmDied,
             Self::GuestCrashed,
             Self::PoweredOff,

@@ -48,10 +48,12 @@ impl Builder {
         }
         let text = at.rule();
         let count = self.answer.rules.len();
-        if let Some(rule) = self.answer.rules.iter_mut().find(|rule| rule.text == text) {
+        if let Some(rule) = self.answer.rules.iter_mut().find(|rule| rule.text() == text) {
             rule.private |= private;
         } else if count < MAX_RULES {
-            self.answer.rules.push(Rule { text, origin: Some(self.set.to_string()), private });
+            // What is no rule is no place that a guest could be let to either.
+            let rule = Rule::parse(&text).ok()?;
+            self.answer.rules.push(rule.with_origin(&self.set.to_string()).with_private(private));
         } else {
             self.warn(format!("{}: more than {MAX_RULES} places are named; the rest is left out", self.set));
             return None;
@@ -86,7 +88,7 @@ impl Builder {
     /// The answer, if there is anything in it.
     pub fn finish(mut self, installed: bool) -> Result<SetAnswer, Error> {
         for (at, file) in std::mem::take(&mut self.of_project) {
-            if self.answer.rules.iter().all(|rule| rule.text != at.rule()) && at.unreachable.is_none() {
+            if self.answer.rules.iter().all(|rule| rule.text() != at.rule()) && at.unreachable.is_none() {
                 self.warn(format!(
                     "{}: the project's {file} names {rule}, your own settings do not; what a project's files say opens \
                      nothing: --allow {rule}",

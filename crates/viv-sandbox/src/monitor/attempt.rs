@@ -24,6 +24,10 @@ use crate::template::{Opened, Store};
 use crate::wire::{HostMark, StartLine, Way};
 use crate::{Error, ErrorKind, Plan, Result, TemplateUse};
 
+/// How often a machine is booted that gets stuck each time: at the worst that was seen, where the host had
+/// the machine wait for most of its boot, half of the boots did.
+pub(crate) const MOST_BOOTS: usize = 8;
+
 /// Where a machine comes from.
 pub(super) enum Source {
     Template(Opened),

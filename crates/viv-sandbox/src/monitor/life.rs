@@ -16,19 +16,20 @@ use viv_proto::CONTROL_PORT;
 use viv_proto::message::{Configured, kind};
 use viv_proto::port;
 
-use super::attempt::{Attempt, Source, guest_is_silent};
+use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
 use super::children::Children;
 use super::clock;
 use super::egress::HostPorts;
 use super::link::Current;
 use super::network::Network;
 use super::server::{Command, Guest, Server};
+use super::stall;
 use crate::error::io;
 use crate::exec::ask;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
 use crate::template::Store;
-use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor};
+use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor, Way};
 use crate::{Error, ErrorKind, Publish, Result, TemplateUse};
 
 /// How long the guest may take to flush its shares when someone waits for it.
@@ -118,9 +119,12 @@ async fn live(
     let record = Record { published, ..record };
     let mut life =
         Life { lines, waiting, current, commands: command_queue, carried, clock: None, network, run, record };
+    let mut boots = 0;
     loop {
-        let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
+        let way = source.way(plan);
+        let _ = wire::send(writer, &FromMonitor::Starting(way.clone())).await;
         let is_spare = ready.is_some();
+        boots += usize::from(matches!(way, Way::Cold { .. }));
         let mut attempt = match ready.take() {
             Some(attempt) => attempt,
             None => Attempt::start(plan, &first.paths.state, source, &life.run, publish.clone(), ports.clone())?,
@@ -168,6 +172,13 @@ async fn live(
                 source = Source::Cold { reason, make_template: plan.spec.template == TemplateUse::Auto };
                 continue;
             }
+            Err(End::Broken(error)) if *error.kind() == ErrorKind::GuestStuck && boots < MOST_BOOTS => {
+                attempt.end().await;
+                publish.send_replace(None);
+                let make_template = matches!(way, Way::Cold { make_template: true, .. });
+                source = Source::Cold { reason: format!("once more, since {error}"), make_template };
+                continue;
+            }
             Err(end) => end,
         };
         life.record.state = State::Stopping;
@@ -204,6 +215,7 @@ impl Life<'_> {
         let deadline = Duration::from_secs(first.plan.spec.boot_deadline_seconds);
         let deadline = if attempt.is_restored() { deadline.min(RESTORE_PATIENCE) } else { deadline };
         let configured = attempt.configuration(first, self.current.clone());
+        let (vmm, restored) = (attempt.children.machine.pid(), attempt.is_restored());
         tokio::select! {
             answer = configured => match answer {
                 Ok(answer) => Ok(answer),
@@ -213,6 +225,8 @@ impl Life<'_> {
                     .unwrap_or(End::Broken(error))),
             },
             end = self.serve(attempt, false) => Err(end),
+            // One that is restored has a shorter deadline as it is.
+            stuck = stall::stuck(vmm), if !restored => Err(End::Broken(stuck)),
             () = tokio::time::sleep(deadline) => {
                 let late = Error::new(
                     ErrorKind::BootTimeout,
@@ -222,7 +236,7 @@ impl Life<'_> {
             }
         }
         .map_err(|end| match end {
-            End::Broken(error) if *error.kind() == ErrorKind::BootTimeout => {
+            End::Broken(error) if matches!(error.kind(), ErrorKind::BootTimeout | ErrorKind::GuestStuck) => {
                 End::Broken(attempt.children.with_console(error))
             }
             end => end,

@@ -23,6 +23,7 @@ mod names;
 mod network;
 mod publish;
 mod server;
+pub(crate) mod stall;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
