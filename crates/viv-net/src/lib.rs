@@ -11,11 +11,14 @@
 //! internal-egress`, because it alone holds keys: it cannot be dumped or traced, and one that dies
 //! is started anew on the same listening socket.
 
+pub mod egress;
 mod error;
 pub mod event;
 pub mod gateway;
 pub mod log;
 pub mod policy;
 pub mod spec;
+#[allow(unsafe_code)]
+mod sys;
 
 pub use error::{Error, ErrorKind, Result};
