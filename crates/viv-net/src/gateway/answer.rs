@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn what_no_retry_mends_has_a_status_that_is_not_retried() {
         for protocol in PROTOCOLS {
-            for fault in [Fault::Placeholder, Fault::Key, Fault::Budget, Fault::Request, Fault::TooLarge, Fault::WebSocket] {
+            for fault in
+                [Fault::Placeholder, Fault::Key, Fault::Budget, Fault::Request, Fault::TooLarge, Fault::WebSocket]
+            {
                 let status = status(protocol, fault).as_u16();
                 assert!(status < 500 && ![408, 409, 429].contains(&status), "{protocol:?} {fault:?}: {status}");
             }
@@ -165,7 +167,11 @@ mod tests {
         for protocol in PROTOCOLS {
             shown += &format!("{} {}\n", status(protocol, trouble.fault), document(protocol, &trouble));
         }
-        insta::assert_snapshot!(shown, @"");
+        insta::assert_snapshot!(shown, @r#"
+        402 Payment Required {"error":{"message":"viv: the sandbox's budget is spent: 10 of 10 requests","type":"billing_error"},"type":"error"}
+        400 Bad Request {"error":{"code":"insufficient_quota","message":"viv: the sandbox's budget is spent: 10 of 10 requests","param":null,"type":"insufficient_quota"}}
+        400 Bad Request {"error":{"code":400,"message":"viv: the sandbox's budget is spent: 10 of 10 requests","status":"FAILED_PRECONDITION"}}
+        "#);
     }
 
     #[test]
@@ -180,6 +186,16 @@ mod tests {
         ] {
             shown += std::str::from_utf8(&event(protocol, dialect, &trouble)).expect("text");
         }
-        insta::assert_snapshot!(shown, @"");
+        insta::assert_snapshot!(shown, @r#"
+        event: error
+        data: {"error":{"message":"viv: the agent's budget is spent","type":"billing_error"},"type":"error"}
+
+        data: {"error":{"code":"insufficient_quota","message":"viv: the agent's budget is spent","param":null,"type":"insufficient_quota"}}
+
+        event: response.failed
+        data: {"response":{"error":{"code":"insufficient_quota","message":"viv: the agent's budget is spent"},"object":"response","output":[],"status":"failed"},"type":"response.failed"}
+
+        data: {"error":{"code":400,"message":"viv: the agent's budget is spent","status":"FAILED_PRECONDITION"}}
+        "#);
     }
 }

@@ -145,9 +145,22 @@ mod tests {
 
     #[test]
     fn what_is_no_budget_is_refused_with_examples() {
-        for text in
-            ["", "5", "usd", "-1usd", "5eur", "1.2345678usd", "0.5-requests", "1.-tokens", "5usd,5usd", "5usd,", "1e3-tokens", "99999999999999999999-tokens", ".5usd", "+5usd"]
-        {
+        for text in [
+            "",
+            "5",
+            "usd",
+            "-1usd",
+            "5eur",
+            "1.2345678usd",
+            "0.5-requests",
+            "1.-tokens",
+            "5usd,5usd",
+            "5usd,",
+            "1e3-tokens",
+            "99999999999999999999-tokens",
+            ".5usd",
+            "+5usd",
+        ] {
             let error = Budget::parse(text).expect_err(text);
             assert_eq!(error.kind(), &ErrorKind::Budget);
             assert_eq!(error.hints(), [EXAMPLES]);

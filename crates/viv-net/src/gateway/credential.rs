@@ -119,7 +119,9 @@ impl Source {
             if !held.key.is(refused) {
                 return Some(held.key.clone());
             }
-            if held.unchanged.is_some_and(|at| at.elapsed() < UNCHANGED_KEEPS) && !matches!(self.credential, Credential::File(_)) {
+            if held.unchanged.is_some_and(|at| at.elapsed() < UNCHANGED_KEEPS)
+                && !matches!(self.credential, Credential::File(_))
+            {
                 return None;
             }
         }
@@ -278,9 +280,9 @@ mod tests {
             run(&arguments).await.map(|secret| secret.expose().to_owned()).map_err(|trouble| trouble.message)
         };
         assert_eq!(run(&["printf", "%s\\nmore", "$HOME;x"]).await.as_deref(), Ok("$HOME;x"));
-        insta::assert_snapshot!(run(&["sh", "-c", "echo canary; exit 3"]).await.unwrap_err(), @"");
-        insta::assert_snapshot!(run(&["true"]).await.unwrap_err(), @"");
-        insta::assert_snapshot!(run(&["no-such-command-anywhere"]).await.unwrap_err(), @"");
-        insta::assert_snapshot!(run(&[]).await.unwrap_err(), @"");
+        insta::assert_snapshot!(run(&["sh", "-c", "echo canary; exit 3"]).await.unwrap_err(), @"the host's command for the key, `sh`, failed: exit status: 3");
+        insta::assert_snapshot!(run(&["true"]).await.unwrap_err(), @"the host's command for the key, `true`, printed no key on its first line");
+        insta::assert_snapshot!(run(&["no-such-command-anywhere"]).await.unwrap_err(), @"the host's command for the key, `no-such-command-anywhere`, cannot be started: entity not found");
+        insta::assert_snapshot!(run(&[]).await.unwrap_err(), @"the command for the host's key is empty");
     }
 }

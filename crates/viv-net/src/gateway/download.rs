@@ -165,7 +165,7 @@ impl Download {
 }
 
 pub(super) fn stalled(patience: Duration) -> String {
-    format!("the upstream has sent nothing for {} seconds", patience.as_secs())
+    format!("the upstream has sent nothing for {} s", patience.as_secs())
 }
 
 /// The upstream's answer broke off, and so does ours.

@@ -58,9 +58,8 @@ impl Ledger {
     /// Opens the record in the directory, or makes it, and goes on from its totals.
     pub(super) fn open(spec: &GatewaySpec, directory: &Path) -> Result<Self, Error> {
         let path = directory.join(USAGE_FILE);
-        let failed = |error: io::Error| {
-            Error::new(ErrorKind::Usage, format!("{} cannot be used", path.display())).source(error)
-        };
+        let failed =
+            |error: io::Error| Error::new(ErrorKind::Usage, format!("{} cannot be used", path.display())).source(error);
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
         let mut bytes = Vec::new();
@@ -115,7 +114,8 @@ impl Ledger {
 
     /// Whether a call of this agent can only be made if the model has a price.
     pub(super) fn needs_price(&self, agent: u32) -> bool {
-        self.budget.microdollars.is_some() || self.agents.get(&agent).is_some_and(|budget| budget.microdollars.is_some())
+        self.budget.microdollars.is_some()
+            || self.agents.get(&agent).is_some_and(|budget| budget.microdollars.is_some())
     }
 
     /// Whether what a model costs is known.
@@ -192,7 +192,9 @@ impl Call {
     /// one that has a price: upstreams answer under names of their own.
     pub(super) fn name_model(&mut self, model: &str) {
         let current = self.record.model.as_deref();
-        if current != Some(model) && (self.ledger.has_price(model) || !current.is_some_and(|name| self.ledger.has_price(name))) {
+        if current != Some(model)
+            && (self.ledger.has_price(model) || !current.is_some_and(|name| self.ledger.has_price(name)))
+        {
             self.record.model = Some(model.to_owned());
         }
     }
@@ -246,8 +248,8 @@ fn cost(tokens: &Tokens, price: &Price) -> u64 {
         (tokens.cache_write, price.cache_write),
         (tokens.output, price.output),
     ];
-    let sum = parts.iter().fold(0u128, |sum, (count, price)| {
-        sum.saturating_add(u128::from(*count).saturating_mul(u128::from(*price)))
-    });
+    let sum = parts
+        .iter()
+        .fold(0u128, |sum, (count, price)| sum.saturating_add(u128::from(*count).saturating_mul(u128::from(*price))));
     u64::try_from(sum.div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

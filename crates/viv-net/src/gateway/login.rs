@@ -140,8 +140,7 @@ impl LoginFile {
         let Some(refresh) = &old.refresh else {
             return Err(no_key("the host's login has ended and cannot be refreshed: log in again there"));
         };
-        let failed =
-            |error: io::Error| no_key(format!("the host's login cannot be written: {}", error.kind()));
+        let failed = |error: io::Error| no_key(format!("the host's login cannot be written: {}", error.kind()));
         // The token refreshed with is void afterwards, so there must be a place for the new one before.
         let replacement = Replacement::begin(&self.path).map_err(failed)?;
         let answer = tokio::time::timeout(REFRESH_DEADLINE, self.ask(refresh))
@@ -205,7 +204,8 @@ impl LoginFile {
         }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
         let body = body.map_err(|_| no_key("the host's login cannot be refreshed: the answer broke off"))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|_| no_key("the host's login cannot be refreshed: the answer is not JSON"))
+        serde_json::from_slice(&body)
+            .map_err(|_| no_key("the host's login cannot be refreshed: the answer is not JSON"))
     }
 }
 
@@ -225,9 +225,8 @@ fn tokens(kind: LoginKind, document: &Value) -> Option<Tokens> {
             let tokens = &document["tokens"];
             let access = text(&tokens["access_token"])?;
             let refreshed = document["last_refresh"].as_str().and_then(seconds);
-            let expires = expiry(&access)
-                .or(refreshed.map(|at| at.saturating_add(CODEX_KEEPS.as_secs())))
-                .unwrap_or(u64::MAX);
+            let expires =
+                expiry(&access).or(refreshed.map(|at| at.saturating_add(CODEX_KEEPS.as_secs()))).unwrap_or(u64::MAX);
             let account = text(&tokens["account_id"]);
             let refresh = text(&tokens["refresh_token"]).map(Secret::new);
             Some(Tokens { access: Secret::new(access), refresh, account, expires })

@@ -63,7 +63,7 @@ static WATCHES: &[Watch] = &[
     text(&["choices", "finish_reason"]),
     text(&["candidates", "finishReason"]),
     // From here on: output.
-    length(&["delta"]),
+    Watch { path: &["delta"], interest: Interest::StringLength },
     length(&["delta", "text"]),
     length(&["delta", "thinking"]),
     length(&["delta", "partial_json"]),
@@ -106,11 +106,7 @@ impl Meter {
     /// For an answer that is a stream of server-sent events, or else one JSON text.
     #[must_use]
     pub fn new(stream: bool) -> Self {
-        Self {
-            scanner: Scanner::new(WATCHES),
-            events: stream.then(Events::new),
-            reading: Reading::default(),
-        }
+        Self { scanner: Scanner::new(WATCHES), events: stream.then(Events::new), reading: Reading::default() }
     }
 
     /// Reads bytes up to the end of an event, at most, and returns how many they were and whether an
@@ -151,7 +147,9 @@ impl Meter {
         if !self.reading.told_input {
             tokens.input = request_bytes.div_ceil(BYTES_PER_TOKEN);
         }
-        (tokens, !self.reading.told_input || !self.reading.told_output || self.reading.untold > 0)
+        let told = self.reading.told_input && self.reading.told_output && self.reading.untold == 0;
+        let cut = self.events.is_some() && !self.reading.whole;
+        (tokens, cut || !told)
     }
 
     /// Whether the provider has told anything.
@@ -210,7 +208,8 @@ impl Reading {
             &["cachedContentTokenCount"],
         ]);
         // Anthropic counts what is cached beside the rest, the others within it.
-        let beside = usage.get("cache_read_input_tokens").is_some() || usage.get("cache_creation_input_tokens").is_some();
+        let beside =
+            usage.get("cache_read_input_tokens").is_some() || usage.get("cache_creation_input_tokens").is_some();
         if let Some(input) = first(&[&["input_tokens"], &["prompt_tokens"], &["promptTokenCount"]]) {
             let tools = number(&["toolUsePromptTokenCount"]).unwrap_or(0);
             let within = if beside { 0 } else { cached.unwrap_or(0) };
@@ -307,10 +306,19 @@ mod tests {
     #[test]
     fn plain_answers_of_every_provider_are_counted() {
         for (answer, expected) in [
-            (r#"{"model":"m","content":[{"text":"hi"}],"usage":{"input_tokens":10,"cache_read_input_tokens":7,"output_tokens":20}}"#, tokens(10, 7, 0, 20)),
-            (r#"{"model":"m","usage":{"input_tokens":10,"input_tokens_details":{"cached_tokens":7},"output_tokens":20}}"#, tokens(3, 7, 0, 20)),
+            (
+                r#"{"model":"m","content":[{"text":"hi"}],"usage":{"input_tokens":10,"cache_read_input_tokens":7,"output_tokens":20}}"#,
+                tokens(10, 7, 0, 20),
+            ),
+            (
+                r#"{"model":"m","usage":{"input_tokens":10,"input_tokens_details":{"cached_tokens":7},"output_tokens":20}}"#,
+                tokens(3, 7, 0, 20),
+            ),
             (r#"{"model":"m","usage":{"prompt_tokens":10,"completion_tokens":20}}"#, tokens(10, 0, 0, 20)),
-            (r#"[{"modelVersion":"models/m","usageMetadata":{"promptTokenCount":10}},{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":20}}]"#, tokens(10, 0, 0, 20)),
+            (
+                r#"[{"modelVersion":"models/m","usageMetadata":{"promptTokenCount":10}},{"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":20}}]"#,
+                tokens(10, 0, 0, 20),
+            ),
         ] {
             let meter = read(answer, false, 5);
             assert_eq!(meter.total(999), (expected, false), "{answer}");
@@ -331,7 +339,10 @@ mod tests {
     #[test]
     fn what_says_nothing_is_an_estimate_of_the_request() {
         assert_eq!(read("<html>busy</html>", false, 3).total(40), (tokens(10, 0, 0, 0), true));
-        assert_eq!(read("{\"usage\":{\"input_tokens\":-1,\"output_tokens\":\"x\"}}", false, 3).total(0), (Tokens::default(), true));
+        assert_eq!(
+            read("{\"usage\":{\"input_tokens\":-1,\"output_tokens\":\"x\"}}", false, 3).total(0),
+            (Tokens::default(), true)
+        );
     }
 
     #[test]

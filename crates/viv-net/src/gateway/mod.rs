@@ -26,8 +26,6 @@ mod route;
 mod scan;
 mod serve;
 mod sse;
-#[cfg(test)]
-mod tests;
 mod upload;
 mod usage;
 
@@ -44,8 +42,7 @@ pub use usage::{Record, USAGE_FILE, UsageLine, read_usage, summarize};
 
 /// Variables of the host's environment that connections to upstreams go by, if [`crate::spec::Keys`]
 /// has them: a proxy's URL may have a password in it.
-pub const PROXY_VARIABLES: [&str; 6] =
-    ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
+pub const PROXY_VARIABLES: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
 
 /// Which model APIs a sandbox's agents may call, and how much.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

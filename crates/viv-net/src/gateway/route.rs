@@ -188,7 +188,8 @@ pub(super) fn put_key(headers: &mut HeaderMap, protocol: Protocol, key: &Key) ->
         (Some((LoginKind::Claude, _)), _) => {
             headers.insert(header::AUTHORIZATION, sensitive(&bearer())?);
             let name = HeaderName::from_static("anthropic-beta");
-            let flags = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+            let flags =
+                headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
             if !flags.split(',').any(|flag| flag.trim() == ANTHROPIC_LOGIN) {
                 headers.append(name, HeaderValue::from_static(ANTHROPIC_LOGIN));
             }
@@ -244,7 +245,8 @@ mod tests {
         let join = |url: &str| Address::parse("x", url).expect(url).join("/v1/y?a=b").expect(url).to_string();
         assert_eq!(join("https://api.example"), "https://api.example/v1/y?a=b");
         assert_eq!(join("http://10.0.0.1:8000/base/"), "http://10.0.0.1:8000/base/v1/y?a=b");
-        for url in ["", "api.example", "ftp://api.example", "https://u:p@api.example", "https://api.example/?k=1", "/x"] {
+        for url in ["", "api.example", "ftp://api.example", "https://u:p@api.example", "https://api.example/?k=1", "/x"]
+        {
             let error = Address::parse("x", url).expect_err(url);
             assert_eq!(error.kind(), &ErrorKind::Specification);
             assert!(!error.to_string().contains("u:p"));
@@ -267,15 +269,20 @@ mod tests {
     #[test]
     fn a_caller_is_known_by_a_token_wherever_it_is() {
         let agents = agents();
-        let number = |pairs: &[(&str, &str)], query: &[&str]| {
-            caller(&agents, &headers(pairs), query).map(|agent| agent.number)
-        };
+        let number =
+            |pairs: &[(&str, &str)], query: &[&str]| caller(&agents, &headers(pairs), query).map(|agent| agent.number);
         assert_eq!(number(&[("x-api-key", "one")], &[]), Some(0));
         assert_eq!(number(&[("authorization", "Bearer two")], &[]), Some(1));
         assert_eq!(number(&[("authorization", "bearer  two ")], &[]), Some(1));
         assert_eq!(number(&[("x-goog-api-key", "two"), ("authorization", "Bearer real")], &[]), Some(1));
         assert_eq!(number(&[], &["one"]), Some(0));
-        for pairs in [&[("x-api-key", "on")], &[("x-api-key", "onee")], &[("x-api-key", "")], &[("authorization", "Bearer ")], &[("cookie", "one")]] {
+        for pairs in [
+            &[("x-api-key", "on")],
+            &[("x-api-key", "onee")],
+            &[("x-api-key", "")],
+            &[("authorization", "Bearer ")],
+            &[("cookie", "one")],
+        ] {
             assert_eq!(number(pairs, &[]), None, "{pairs:?}");
         }
         assert_eq!(number(&[], &[""]), None);
@@ -328,21 +335,28 @@ mod tests {
             let mut headers = headers(&[("anthropic-beta", "a,b"), ("chatgpt-account-id", "guest's")]);
             put_key(&mut headers, protocol, &key(login)).expect("a header");
             assert!(!format!("{headers:?}").contains("canary"));
-            let mut lines: Vec<String> = headers
-                .iter()
-                .map(|(name, value)| format!("{name}={}", value.to_str().expect("text")))
-                .collect();
+            let mut lines: Vec<String> =
+                headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().expect("text"))).collect();
             lines.sort_unstable();
             shown += &format!("{}\n", lines.join("; "));
         }
-        insta::assert_snapshot!(shown, @"");
+        insta::assert_snapshot!(shown, @r"
+        anthropic-beta=a,b; chatgpt-account-id=guest's; x-api-key=canary
+        anthropic-beta=a,b; authorization=Bearer canary; chatgpt-account-id=guest's
+        anthropic-beta=a,b; chatgpt-account-id=guest's; x-goog-api-key=canary
+        anthropic-beta=a,b; anthropic-beta=oauth-2025-04-20; authorization=Bearer canary; chatgpt-account-id=guest's
+        anthropic-beta=a,b; authorization=Bearer canary; chatgpt-account-id=account
+        ");
         let broken = Key { secret: Arc::new(Secret::new("a\nb".into())), login: None };
         assert_eq!(put_key(&mut HeaderMap::new(), Protocol::OpenAi, &broken).expect_err("no header").fault, Fault::Key);
     }
 
     #[test]
     fn a_model_may_be_in_the_path() {
-        assert_eq!(model_in_path("/v1beta/models/gemini-2.5-pro:streamGenerateContent").as_deref(), Some("gemini-2.5-pro"));
+        assert_eq!(
+            model_in_path("/v1beta/models/gemini-2.5-pro:streamGenerateContent").as_deref(),
+            Some("gemini-2.5-pro")
+        );
         assert_eq!(model_in_path("/v1/models/gpt-5"), None);
         assert_eq!(model_in_path("/v1/messages"), None);
         assert!(makes_tokens("/v1/messages") && makes_tokens("/v1beta/models/x:generateContent"));

@@ -23,6 +23,8 @@ pub(super) enum Interest {
     Text,
     /// How many bytes its text has, told as they come.
     Length,
+    /// The same if it is a string; what is inside anything else is looked at.
+    StringLength,
 }
 
 /// A value by the keys that lead to it. Elements of an array stand where the array stands.
@@ -144,7 +146,8 @@ impl Scanner {
     }
 
     fn in_word(&mut self, rest: &[u8], found: &mut impl FnMut(Found<'_>)) -> usize {
-        let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b':' | b'{' | b'[' | b'"') || byte.is_ascii_whitespace();
+        let ends =
+            |byte: &u8| matches!(byte, b',' | b'}' | b']' | b':' | b'{' | b'[' | b'"') || byte.is_ascii_whitespace();
         let stop = rest.iter().position(ends);
         self.take(&rest[..stop.unwrap_or(rest.len())], false, found);
         if stop.is_some() {
@@ -157,7 +160,7 @@ impl Scanner {
     fn in_structure(&mut self, byte: u8, found: &mut impl FnMut(Found<'_>)) -> usize {
         match byte {
             b'{' | b'[' => {
-                self.begin_value();
+                self.begin_value(byte);
                 self.take(&[byte], false, found);
                 if self.open.len() == DEEPEST {
                     self.lost = true;
@@ -187,7 +190,7 @@ impl Scanner {
                 self.within = Within::String { key: true, escaped: false };
             }
             b'"' => {
-                self.begin_value();
+                self.begin_value(byte);
                 self.take(b"\"", false, found);
                 self.within = Within::String { key: false, escaped: false };
             }
@@ -201,7 +204,7 @@ impl Scanner {
             }
             byte if byte.is_ascii_whitespace() => {}
             _ => {
-                self.begin_value();
+                self.begin_value(byte);
                 self.within = Within::Word;
                 return 0;
             }
@@ -217,7 +220,7 @@ impl Scanner {
         }
         let Some(capture) = &mut self.capture else { return };
         match capture.interest {
-            Interest::Length => found(Found::Length(capture.watch, bytes.len() as u64)),
+            Interest::Length | Interest::StringLength => found(Found::Length(capture.watch, bytes.len() as u64)),
             Interest::Text if capture.overlong || self.captured.len() + bytes.len() > LONGEST_VALUE => {
                 capture.overlong = true;
                 self.captured.clear();
@@ -247,7 +250,7 @@ impl Scanner {
         self.watches.iter().flat_map(|watch| watch.path).find(|key| key.as_bytes() == name).copied()
     }
 
-    fn begin_value(&mut self) {
+    fn begin_value(&mut self, first: u8) {
         // A watched value is kept whole: what is inside it is its own affair.
         if self.capture.is_some() || self.path.last().is_none_or(Option::is_none) {
             return;
@@ -255,6 +258,7 @@ impl Scanner {
         let here = |watch: &Watch| {
             watch.path.len() == self.path.len()
                 && watch.path.iter().zip(&self.path).all(|(key, open)| Some(*key) == *open)
+                && (watch.interest != Interest::StringLength || first == b'"')
         };
         if let Some(watch) = self.watches.iter().position(here) {
             self.captured.clear();

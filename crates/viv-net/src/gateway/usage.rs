@@ -102,9 +102,7 @@ pub fn read_usage(path: &Path) -> Result<Vec<Record>, Error> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(parse(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => {
-            Err(Error::new(ErrorKind::Usage, format!("{} cannot be read", path.display())).source(error))
-        }
+        Err(error) => Err(Error::new(ErrorKind::Usage, format!("{} cannot be read", path.display())).source(error)),
     }
 }
 
@@ -135,12 +133,8 @@ mod tests {
             status,
             estimated: status.is_none(),
         };
-        let lines = [
-            record(1, 0, None, 0),
-            record(2, 1, None, 5),
-            record(1, 0, Some(200), 7),
-            record(3, 0, Some(529), 0),
-        ];
+        let lines =
+            [record(1, 0, None, 0), record(2, 1, None, 5), record(1, 0, Some(200), 7), record(3, 0, Some(529), 0)];
         let mut text: String = lines.iter().map(|line| serde_json::to_string(line).expect("JSON") + "\n").collect();
         text += "{\"call\":4,\"at_ms\":1,\"upstr";
         let directory = tempfile::tempdir().expect("a directory");
@@ -149,7 +143,36 @@ mod tests {
         std::fs::write(&path, text).expect("written");
         let records = read_usage(&path).expect("read");
         assert_eq!(records, [lines[2].clone(), lines[1].clone(), lines[3].clone()]);
-        insta::assert_snapshot!(serde_json::to_string_pretty(&summarize(&records)).expect("JSON"), @"");
+        insta::assert_snapshot!(serde_json::to_string_pretty(&summarize(&records)).expect("JSON"), @r#"
+        [
+          {
+            "agent": 0,
+            "model": "m",
+            "requests": 2,
+            "errors": 1,
+            "unfinished": 0,
+            "input": 20,
+            "cached": 0,
+            "cache_write": 0,
+            "output": 7,
+            "microdollars": 7,
+            "estimated": 0
+          },
+          {
+            "agent": 1,
+            "model": "m",
+            "requests": 1,
+            "errors": 0,
+            "unfinished": 1,
+            "input": 10,
+            "cached": 0,
+            "cache_write": 0,
+            "output": 5,
+            "microdollars": null,
+            "estimated": 1
+          }
+        ]
+        "#);
         assert_eq!(read_usage(directory.path()).expect_err("a directory").kind(), &ErrorKind::Usage);
     }
 }
