@@ -115,7 +115,7 @@ async fn under_a_budget_in_dollars_a_model_needs_a_price() {
     });
     let refused = bench.ask(call("chat", PLACEHOLDER, true)).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-    insta::assert_snapshot!(refused.text, @r#"{"error":{"code":"insufficient_quota","message":"viv: the budget is in dollars and the model `gpt-x` has no price: the user may add one as gateway.prices.\"gpt-x\" to the configuration","param":null,"type":"insufficient_quota"}}"#);
+    insta::assert_snapshot!(refused.text, @r#"{"error":{"code":"insufficient_quota","message":"viv: the budget is in dollars and the model `gpt-x` has no price: the user may add one to [prices] in config.toml, \"gpt-x\" = { input = …, cached = …, output = … }","param":null,"type":"insufficient_quota"}}"#);
     let refused = bench.ask(call("gemini", PLACEHOLDER, true)).await;
     assert!(refused.text.contains("gemini-x"), "{}", refused.text);
     for body in [json!({"messages": []}), json!({"model": 5})] {

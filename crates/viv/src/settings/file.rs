@@ -228,7 +228,9 @@ impl Reader<'_> {
             "gateway" => layer.gateway = self.texts(setting, value, network::parse_upstream_name)?,
             "budget" => layer.budget = Some(self.found(self.text(setting, value, str::parse)?)),
             "publish" => layer.publish = self.texts(setting, value, network::parse_publish)?,
-            "localhost-port" => layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?)),
+            "localhost-port" => {
+                layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))
+            }
             "ssh-agent" => {
                 let wanted = value.get_ref().as_bool();
                 let wanted = wanted.ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))?;
