@@ -96,8 +96,7 @@ mod tests {
     use super::*;
 
     fn hello(server_name: &str, with_name: bool) -> Vec<u8> {
-        let mut config =
-            ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        let mut config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         config.enable_sni = with_name;
         let name = ServerName::try_from(server_name.to_owned()).unwrap();
         let mut client = ClientConnection::new(Arc::new(config), name).unwrap();

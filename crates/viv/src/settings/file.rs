@@ -226,9 +226,11 @@ impl Reader<'_> {
             "allow" => layer.allow = self.texts(setting, value, values::parse_allow)?,
             "deny" => layer.deny = self.texts(setting, value, values::parse_deny)?,
             "gateway" => layer.gateway = self.texts(setting, value, network::parse_upstream_name)?,
-            "budget" => layer.budget = Some(self.found(self.text(setting, value, str::parse)?)),
+            "budget" => layer.budget = Some(self.found(self.text(setting, value, network::parse_budget)?)),
             "publish" => layer.publish = self.texts(setting, value, network::parse_publish)?,
-            "localhost-port" => layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?)),
+            "localhost-port" => {
+                layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))
+            }
             "ssh-agent" => {
                 let wanted = value.get_ref().as_bool();
                 let wanted = wanted.ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))?;

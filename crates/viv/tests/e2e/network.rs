@@ -69,7 +69,10 @@ s = socket.create_connection(('upstream.test', {greeter_port})); print(s.recv(10
     let events: Vec<Value> = log.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let connected = |via: &str| {
         events.iter().any(|event| {
-            event["event"] == "connected" && event["via"] == via && event["port"] == web_port && event["rule"] == "upstream.test"
+            event["event"] == "connected"
+                && event["via"] == via
+                && event["port"] == web_port
+                && event["rule"] == "upstream.test"
         })
     };
     assert!(connected("tcp") && connected("proxy"), "{events:?}");
@@ -102,13 +105,11 @@ fn what_is_not_allowed_fails_at_once_and_says_why() {
     let ran = sandbox.sh("curl -sS --noproxy '*' http://upstream.test:9/");
     assert!(ran.code != 0 && ran.stderr.contains("reset"), "{ran:?}");
     // UDP and other protocols have no way out.
-    let udp = sandbox.ok(
-        "python3 -c \"
+    let udp = sandbox.ok("python3 -c \"
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('192.0.2.77', 123)); s.send(b'x'); s.settimeout(30)
 try: s.recv(10)
-except OSError as error: print(type(error).__name__)\"",
-    );
+except OSError as error: print(type(error).__name__)\"");
     assert_eq!(udp, "ConnectionRefusedError\n");
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     assert_eq!(web.accepted(), 0, "{:?}", web.lines());
@@ -118,7 +119,10 @@ except OSError as error: print(type(error).__name__)\"",
     assert!(denied.stdout.contains("[run]\nallow = [\n") && denied.stdout.contains("\"other.test"), "{denied:?}");
     let denied = host.run(&["net", "denied", "fixture", "--json"]);
     let denied: Value = serde_json::from_str(&denied.stdout).unwrap();
-    assert!(denied.as_array().unwrap().iter().any(|refusal| refusal["allow"] == format!("upstream.test:9")), "{denied}");
+    assert!(
+        denied.as_array().unwrap().iter().any(|refusal| refusal["allow"] == format!("upstream.test:9")),
+        "{denied}"
+    );
 }
 
 #[test]
@@ -140,7 +144,14 @@ for address in ('192.0.2.1', '10.0.0.1'):
 #[test]
 fn the_default_allows_nothing_and_has_no_device() {
     let Some(host) = Host::ordinary() else { return };
-    let ran = host.run(&["run", "--json", "--", "sh", "-c", "ls /sys/class/net; getent ahosts example.com; curl -sS -o /dev/null -w '%{http_code}\\n' http://example.com/"]);
+    let ran = host.run(&[
+        "run",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        "ls /sys/class/net; getent ahosts example.com; curl -sS -o /dev/null -w '%{http_code}\\n' http://example.com/",
+    ]);
     assert!(ran.stdout.starts_with("lo\n") && ran.stdout.ends_with("403\n"), "{ran:?}");
     let denied = ran.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let denied: Vec<Value> = denied.filter(|event| event["event"] == "denied").collect();
@@ -161,7 +172,19 @@ fn a_policy_is_learnt_and_then_suffices() {
     assert!(policy.contains(&format!("\"upstream.test:{port}\"")), "{policy}");
 
     host.write("viv.toml", policy);
-    let untrusted = host.run(&["run", "--allow", "127.0.0.0/8", "--", "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+    let untrusted = host.run(&[
+        "run",
+        "--allow",
+        "127.0.0.0/8",
+        "--",
+        "curl",
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        &url,
+    ]);
     assert_eq!(untrusted.stdout, "403", "{untrusted:?}");
     assert!(untrusted.stderr.contains("viv net trust"), "{untrusted:?}");
     assert_eq!(host.run(&["net", "trust"]).code, 0);
@@ -283,7 +306,14 @@ fn secrets_are_the_users_alone_and_in_memory() {
 #[test]
 fn a_deploy_key_never_leaves() {
     let Some(host) = Host::ordinary() else { return };
-    let ran = host.run(&["run", "--deploy-key", "--", "sh", "-c", "ssh -G example.com | grep -i identityfile; ls /run/secrets"]);
+    let ran = host.run(&[
+        "run",
+        "--deploy-key",
+        "--",
+        "sh",
+        "-c",
+        "ssh -G example.com | grep -i identityfile; ls /run/secrets",
+    ]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let line = ran.stderr.lines().find(|line| line.contains("deploy key: ")).unwrap_or_else(|| panic!("{ran:?}"));
     assert!(line.contains("deploy key: ssh-ed25519 AAAA"), "{line}");
