@@ -125,7 +125,8 @@ pub fn link_certificates(root: &Path, certificates: &str) -> Result<()> {
         let place = root.join(place);
         let wanted = index == 0;
         // Debian's OpenSSL has a place for it that is empty.
-        let there = place.symlink_metadata().is_ok() || place.ends_with("ssl/cert.pem") && place.parent().is_some_and(Path::is_dir);
+        let there = place.symlink_metadata().is_ok()
+            || place.ends_with("ssl/cert.pem") && place.parent().is_some_and(Path::is_dir);
         if !wanted && !there {
             continue;
         }

@@ -77,13 +77,7 @@ async fn make_key(making: &Path, user: &User) -> Result<DeployKey> {
     let arguments = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f"];
     let mut argv: Vec<String> = arguments.map(str::to_owned).into();
     argv.push(file.to_string_lossy().into_owned());
-    let wanted = Exec {
-        argv,
-        env: Default::default(),
-        cwd: "/".to_owned(),
-        user: "root".to_owned(),
-        terminal: None,
-    };
+    let wanted = Exec { argv, env: Default::default(), cwd: "/".to_owned(), user: "root".to_owned(), terminal: None };
     let code = exec::run_quietly(&wanted).await.map_err(|reason| {
         let message = "cannot make a deploy key: it takes ssh-keygen (of openssh-client) inside";
         error(reason.kind().0, message).source(reason)

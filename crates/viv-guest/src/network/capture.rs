@@ -108,4 +108,3 @@ fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     rustix::net::bind(&socket, &SocketAddr::V6(address))?;
     Ok(socket)
 }
-

@@ -274,7 +274,8 @@ mod tests {
         assert_eq!(address_in("1.0.19.198.in-addr.arpa"), Some("198.19.0.1".parse().unwrap()));
         let v6 = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.6.d.6.1.6.e.6.6.7.9.6.6.7.d.f.ip6.arpa";
         assert_eq!(address_in(v6), Some("fd76:6976:6e61:6d65::2".parse().unwrap()));
-        for wrong in ["in-addr.arpa", "1.2.3.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "x.ip6.arpa", "300.2.3.4.in-addr.arpa"]
+        for wrong in
+            ["in-addr.arpa", "1.2.3.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "x.ip6.arpa", "300.2.3.4.in-addr.arpa"]
         {
             assert_eq!(address_in(wrong), None, "{wrong}");
         }

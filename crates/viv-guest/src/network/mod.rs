@@ -35,9 +35,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use viv_link::{Link, Request};
 use viv_proto::message::{self as wire, FailureKind, NetworkWay, User};
-use viv_proto::network::{
-    GATEWAY_LISTENER, GATEWAY_PORT, PROXY_LISTENER, PROXY_PORT, SSH_AGENT_PORT,
-};
+use viv_proto::network::{GATEWAY_LISTENER, GATEWAY_PORT, PROXY_LISTENER, PROXY_PORT, SSH_AGENT_PORT};
 
 use crate::error::{Context, Error, Result, error};
 use crate::identity::is_plain_path;
@@ -84,7 +82,8 @@ impl Network {
     /// only to those.
     pub fn prepare(&self) {
         let capture = Capture::new().context(|| {
-            "cannot take connections: a filtered network needs a kernel with IPv6 and BPF (CONFIG_BPF_SYSCALL)".to_owned()
+            "cannot take connections: a filtered network needs a kernel with IPv6 and BPF (CONFIG_BPF_SYSCALL)"
+                .to_owned()
         });
         *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(capture);
     }

@@ -42,6 +42,10 @@ mod attribute {
     pub const ROUTE_SOURCE: u16 = 7;
 }
 
+/// Types of routes.
+const UNICAST: u8 = 1;
+const LOCAL: u8 = 2;
+
 /// The loopback interface's number in every network namespace.
 pub const LOOPBACK: u32 = 1;
 
@@ -109,24 +113,26 @@ pub fn message(request: &Request, sequence: u32) -> Vec<u8> {
         Request::Address { interface, address: Prefixed { address, length } } => {
             // Nobody else is asked whether the address is taken: it has been assigned.
             const NO_DUPLICATE_DETECTION: u32 = 0x02;
+            const NO_PREFIX_ROUTE: u32 = 0x200;
             const GLOBAL: u8 = 0;
             let mut message = Message::new(kind::NEW_ADDRESS, create, sequence);
             message.bytes(&[family(address), length, 0, GLOBAL]).word(interface);
             message.address(attribute::ADDRESS_LOCAL, address).address(attribute::ADDRESS, address);
             if address.is_ipv6() {
-                message.attribute(attribute::ADDRESS_FLAGS, &NO_DUPLICATE_DETECTION.to_ne_bytes());
+                // A network of one address needs no route. On the loopback interface it would be one that
+                // refuses, until the kernel comes around to adding the address's own.
+                let flags = NO_DUPLICATE_DETECTION | if length == 128 { NO_PREFIX_ROUTE } else { 0 };
+                message.attribute(attribute::ADDRESS_FLAGS, &flags.to_ne_bytes());
             }
             message.finish()
         }
         Request::Gateway { interface, gateway } => {
-            const UNICAST: u8 = 1;
             let mut message = Message::route(gateway, UNICAST, sequence);
             message.address(attribute::ROUTE_GATEWAY, gateway);
             message.attribute(attribute::ROUTE_INTERFACE, &interface.to_ne_bytes());
             message.finish()
         }
         Request::Everything { source } => {
-            const LOCAL: u8 = 2;
             let mut message = Message::route(source, LOCAL, sequence);
             message.address(attribute::ROUTE_SOURCE, source);
             message.attribute(attribute::ROUTE_INTERFACE, &LOOPBACK.to_ne_bytes());
@@ -155,8 +161,10 @@ impl Message {
         const MAIN: u8 = 254;
         const BOOT: u8 = 3;
         const UNIVERSE: u8 = 0;
+        const HOST: u8 = 254;
+        let scope = if kind == LOCAL { HOST } else { UNIVERSE };
         let mut message = Self::new(self::kind::NEW_ROUTE, flag::CREATE | flag::REPLACE, sequence);
-        message.bytes(&[family(gateway), 0, 0, 0, MAIN, BOOT, UNIVERSE, kind]).word(0);
+        message.bytes(&[family(gateway), 0, 0, 0, MAIN, BOOT, scope, kind]).word(0);
         message
     }
 
@@ -287,7 +295,8 @@ fn changes(datagram: &[u8]) -> Vec<Change> {
         .filter_map(|(kind, body)| {
             let attributes = body.get(ADDRESS_HEADER_BYTES..)?;
             // Where both are there, one is the other end's.
-            let address = find(attributes, attribute::ADDRESS_LOCAL).or_else(|| find(attributes, attribute::ADDRESS))?;
+            let address =
+                find(attributes, attribute::ADDRESS_LOCAL).or_else(|| find(attributes, attribute::ADDRESS))?;
             match kind {
                 kind::NEW_ADDRESS => Some(Change::Added(address)),
                 kind::DELETE_ADDRESS => Some(Change::Removed(address)),
@@ -336,12 +345,9 @@ mod tests {
              0100c0a85302"
         );
         let gateway = hex_of(Request::Gateway { interface: 2, gateway: ip("192.168.83.1") });
-        assert_eq!(
-            gateway,
-            "2c00000018000505070000000000000002000000fe030001000000000800             0500c0a853010800040002000000"
-        );
+        assert_eq!(gateway, "2c00000018000505070000000000000002000000fe0300010000000008000500c0a853010800040002000000");
         let everything = hex_of(Request::Everything { source: ip("fd00::1") });
-        assert!(everything.contains("0a000000fe030002"), "{everything}");
+        assert!(everything.contains("0a000000fe03fe02"), "{everything}");
         assert!(everything.ends_with("14000700fd0000000000000000000000000000010800040001000000"), "{everything}");
     }
 

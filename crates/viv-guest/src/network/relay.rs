@@ -52,13 +52,15 @@ impl Flow {
         Self { buffer: buffer.into(), start: 0, end: first.len(), ended: false, done: false }
     }
 
-    /// Goes on until one of both has to be waited for, or the reader's end has been passed on.
-    fn poll(
+    /// Goes on until one of both has to be waited for, or the reader's end has been passed on. It is not
+    /// if `is_reset` says that it is none in good order.
+    fn poll<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut (impl AsyncRead + Unpin),
+        reader: &mut R,
         writer: &mut (impl AsyncWrite + Unpin),
         moved: &mut bool,
+        is_reset: impl FnOnce(&mut R, &mut Context<'_>) -> bool,
     ) -> Poll<io::Result<()>> {
         if self.done {
             return Poll::Ready(Ok(()));
@@ -73,16 +75,27 @@ impl Flow {
                 *moved = true;
             }
             if self.ended {
-                ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
-                self.done = true;
-                return Poll::Ready(Ok(()));
+                return self.pass_end(cx, writer);
             }
             let mut piece = ReadBuf::new(&mut self.buffer);
             ready!(Pin::new(&mut *reader).poll_read(cx, &mut piece))?;
             (self.start, self.end) = (0, piece.filled().len());
-            self.ended = self.end == 0;
-            *moved |= !self.ended;
+            if self.end > 0 {
+                *moved = true;
+                continue;
+            }
+            self.ended = true;
+            if is_reset(reader, cx) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            return self.pass_end(cx, writer);
         }
+    }
+
+    fn pass_end(&mut self, cx: &mut Context<'_>, writer: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+        ready!(Pin::new(writer).poll_shutdown(cx))?;
+        self.done = true;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -100,7 +113,7 @@ pub async fn relay<L: Local>(mut local: L, link: &Link, mut stream: Stream, firs
         // thrown away, else it would wait for this side for ever.
         let mut ignored = Flow::new(&[]);
         let mut nowhere = tokio::io::sink();
-        let drain = poll_fn(|cx| ignored.poll(cx, &mut stream, &mut nowhere, &mut false));
+        let drain = poll_fn(|cx| ignored.poll(cx, &mut stream, &mut nowhere, &mut false, |_, _| false));
         // However it ends.
         let _ = tokio::time::timeout(HALF_CLOSED_PATIENCE, drain).await;
     }
@@ -117,12 +130,10 @@ async fn copy<L: Local>(
     tokio::pin!(patience);
     poll_fn(|cx| {
         let mut moved = false;
-        let outward = out.poll(cx, local, stream, &mut moved)?;
-        let ended_before = back.ended;
-        let backward = back.poll(cx, stream, local, &mut moved)?;
-        if back.ended && !ended_before && (link.is_closed() || !out.done && stream.poll_is_cut(cx)) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
+        let outward = out.poll(cx, local, stream, &mut moved, |_, _| false)?;
+        let told = out.done;
+        let is_reset = |stream: &mut Stream, cx: &mut Context<'_>| link.is_closed() || !told && stream.poll_is_cut(cx);
+        let backward = back.poll(cx, stream, local, &mut moved, is_reset)?;
         if outward.is_ready() && backward.is_ready() {
             return Poll::Ready(Ok(()));
         }

@@ -62,7 +62,8 @@ impl Resolver {
 
     fn answer_datagram(&self, socket: &Arc<AsyncFd<OwnedFd>>, message: &[u8], ends: sys::Ends) {
         // A datagram that is not taken is lost, as datagrams are.
-        let send = move |socket: &AsyncFd<OwnedFd>, answer: &[u8]| drop(sys::answer(socket.get_ref().as_fd(), ends, answer));
+        let send =
+            move |socket: &AsyncFd<OwnedFd>, answer: &[u8]| drop(sys::answer(socket.get_ref().as_fd(), ends, answer));
         let question = match message::parse(message) {
             Ok(question) => question,
             Err(Refusal::Silence) => return,

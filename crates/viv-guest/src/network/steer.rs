@@ -138,7 +138,8 @@ fn program(own: u32, sockets: u32) -> Vec<u64> {
         /*  1 */ op(LOAD_32, 2, 6, argument::FAMILY, 0),
         /*  2 */ op(JUMP_NOT_EQUAL, 2, 0, jump(2, V6), libc::AF_INET),
         // IPv4, as the last word of an address ::ffff:a.b.c.d. The first byte of loopback is 127.
-        /*  3 */ op(LOAD_32, 2, 6, argument::LOCAL_IP4, 0),
+        /*  3 */
+        op(LOAD_32, 2, 6, argument::LOCAL_IP4, 0),
         /*  4 */ op(MOVE, 3, 2, 0, 0),
         /*  5 */ op(AND_IMMEDIATE, 3, 0, 0, 0xff),
         /*  6 */ op(JUMP_EQUAL, 3, 0, jump(6, PASS), 127),
@@ -156,14 +157,16 @@ fn program(own: u32, sockets: u32) -> Vec<u64> {
         /* 17 */ op(LOAD_32, 2, 6, argument::LOCAL_IP6 + 12, 0),
         /* 18 */ op(STORE_32, FRAME, 2, -4, 0),
         // Which socket it is for.
-        /* 19 */ op(STORE_IMMEDIATE_32, FRAME, 0, -20, LISTENER.cast_signed()),
+        /* 19 */
+        op(STORE_IMMEDIATE_32, FRAME, 0, -20, LISTENER.cast_signed()),
         /* 20 */ op(LOAD_32, 2, 6, argument::PROTOCOL, 0),
         /* 21 */ op(JUMP_EQUAL, 2, 0, jump(21, OWN), libc::IPPROTO_TCP),
         /* 22 */ op(LOAD_32, 2, 6, argument::LOCAL_PORT, 0),
         /* 23 */ op(JUMP_NOT_EQUAL, 2, 0, jump(23, PASS), NAMES as i32),
         /* 24 */ op(STORE_IMMEDIATE_32, FRAME, 0, -20, NAME_SERVER.cast_signed()),
         // Unless the address is the machine's own.
-        /* 25 */ op(LOAD_MAP, 1, MAP_BY_DESCRIPTOR, 0, own.cast_signed()),
+        /* 25 */
+        op(LOAD_MAP, 1, MAP_BY_DESCRIPTOR, 0, own.cast_signed()),
         /* 26 */ 0,
         /* 27 */ op(MOVE, 2, FRAME, 0, 0),
         /* 28 */ op(ADD_IMMEDIATE, 2, 0, 0, -16),
