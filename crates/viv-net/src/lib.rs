@@ -16,6 +16,7 @@ mod error;
 pub mod event;
 pub mod gateway;
 pub mod guest;
+pub mod learn;
 pub mod log;
 pub mod policy;
 pub mod sets;

@@ -29,7 +29,7 @@ pub struct NetworkArguments {
 
     #[arg(long, value_name = "NAME", help = d::GATEWAY.help_of_flag(), value_parser = network::parse_upstream_name, value_delimiter = ',', help_heading = "Secrets and models")]
     pub gateway: Vec<String>,
-    #[arg(long, value_name = "BUDGET", help = d::BUDGET.help_of_flag(), help_heading = "Secrets and models")]
+    #[arg(long, value_name = "BUDGET", help = d::BUDGET.help_of_flag(), value_parser = network::parse_budget, help_heading = "Secrets and models")]
     pub budget: Option<Budget>,
     #[arg(long = "secret", value_name = "NAME[=SOURCE]", help = d::SECRETS.help_of_flag(), value_parser = network::parse_secret, help_heading = "Secrets and models")]
     pub secrets: Vec<SecretRequest>,

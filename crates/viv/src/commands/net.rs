@@ -215,18 +215,17 @@ pub fn usage(arguments: &UsageArguments) -> Result<u8, Failure> {
             vec![
                 sandbox.clone(),
                 line.agent.to_string(),
-                line.upstream.clone(),
                 line.model.clone().unwrap_or_else(|| "-".to_owned()),
                 line.requests.to_string(),
                 line.errors.to_string(),
-                line.input.to_string(),
-                line.cached.to_string(),
-                line.output.to_string(),
+                line.tokens.input.to_string(),
+                line.tokens.cached.to_string(),
+                line.tokens.output.to_string(),
                 line.microdollars.map_or_else(|| "?".to_owned(), dollars),
             ]
         })
         .collect();
-    let headings = ["SANDBOX", "AGENT", "API", "MODEL", "CALLS", "ERRORS", "INPUT", "CACHED", "OUTPUT", "COST"];
+    let headings = ["SANDBOX", "AGENT", "MODEL", "CALLS", "ERRORS", "INPUT", "CACHED", "OUTPUT", "COST"];
     print(&table(&headings, &rows))?;
     Ok(0)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use viv_proto::message::{Exec, Secret};
-use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox, StartRequest, Way};
+use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox, StartRequest, Warning, Way};
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
@@ -47,7 +47,7 @@ pub fn run_with(
         network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
     resolved.sandbox.network = spec;
     change(&mut resolved.sandbox.network);
-    resolved.warnings.extend(warnings);
+    resolved.warnings.extend(warnings.into_iter().map(|message| Warning { message, hint: None }));
     if arguments.dry_run {
         return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }

@@ -241,6 +241,7 @@ fn gateway(request: &NetworkRequest, host: &HostEnvironment) -> Result<GatewaySp
         agents: vec![Agent { number: 0, token, budget: Budget::default() }],
         budget: request.budget,
         prices: request.prices.iter().map(|(name, price)| (name.clone(), price.price())).collect(),
+        ..GatewaySpec::default()
     })
 }
 

@@ -226,7 +226,7 @@ impl Reader<'_> {
             "allow" => layer.allow = self.texts(setting, value, values::parse_allow)?,
             "deny" => layer.deny = self.texts(setting, value, values::parse_deny)?,
             "gateway" => layer.gateway = self.texts(setting, value, network::parse_upstream_name)?,
-            "budget" => layer.budget = Some(self.found(self.text(setting, value, str::parse)?)),
+            "budget" => layer.budget = Some(self.found(self.text(setting, value, network::parse_budget)?)),
             "publish" => layer.publish = self.texts(setting, value, network::parse_publish)?,
             "localhost-port" => {
                 layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use viv_net::gateway::{Credential, Login, LoginKind, Price, Protocol};
+use viv_net::gateway::{Budget, Credential, Login, LoginKind, Price, Protocol};
 use viv_sandbox::Publish;
 
 /// Which way a sandbox reaches others.
@@ -221,6 +221,14 @@ pub fn read_gateway(text: &str, home: Option<&Path>) -> Result<GatewaySections, 
         Some((name, _)) => Err((0..0, format!("[prices]: {name} needs prices from 0 to 1000000 dollars"))),
         None => Ok(sections),
     }
+}
+
+/// Reads what may be spent.
+///
+/// # Errors
+/// Says what a budget looks like.
+pub fn parse_budget(text: &str) -> Result<Budget, String> {
+    Budget::parse(text).map_err(|error| error.to_string())
 }
 
 /// Whether a model API can be called this: it is a part of a path.
