@@ -10,6 +10,8 @@ use crate::policy::Rule;
 pub(super) struct Builder {
     set: SetName,
     answer: SetAnswer,
+    /// Hosts with ports, and whether they may have private addresses.
+    rules: Vec<(String, bool)>,
     /// What the project's files name, and which file.
     of_project: Vec<(Location, String)>,
 }
@@ -20,7 +22,7 @@ const MAX_WARNINGS: usize = 64;
 
 impl Builder {
     pub fn new(set: SetName) -> Self {
-        Self { set, answer: SetAnswer::default(), of_project: Vec::new() }
+        Self { set, answer: SetAnswer::default(), rules: Vec::new(), of_project: Vec::new() }
     }
 
     /// Allows what a URL of the user's own settings leads to. Returns the place if the guest can be given it;
@@ -29,7 +31,8 @@ impl Builder {
         self.allow_with(url, true)
     }
 
-    /// The same; `private` as in [`Rule::private`].
+    /// The same; `private` as in [`Rule::private`]. A rule for an address opens it even if it is a private one,
+    /// so one that may not be private is not opened.
     pub fn allow_with(&mut self, url: &str, private: bool) -> Option<Location> {
         let at = match self.set {
             SetName::Git => Location::parse_git(url)?,
@@ -47,11 +50,21 @@ impl Builder {
             ));
         }
         let text = at.rule();
-        let count = self.answer.rules.len();
-        if let Some(rule) = self.answer.rules.iter_mut().find(|rule| rule.text == text) {
-            rule.private |= private;
+        let kept_shut = match at.port {
+            _ if private => None,
+            _ if at.address => Some("is an address"),
+            25 => Some("is the port of SMTP"),
+            _ => None,
+        };
+        if let Some(what) = kept_shut {
+            self.warn(format!("{}: {text} {what}, which a project's files do not open: --allow {text}", self.set));
+            return None;
+        }
+        let count = self.rules.len();
+        if let Some(rule) = self.rules.iter_mut().find(|rule| rule.0 == text) {
+            rule.1 |= private;
         } else if count < MAX_RULES {
-            self.answer.rules.push(Rule { text, origin: Some(self.set.to_string()), private });
+            self.rules.push((text, private));
         } else {
             self.warn(format!("{}: more than {MAX_RULES} places are named; the rest is left out", self.set));
             return None;
@@ -86,7 +99,7 @@ impl Builder {
     /// The answer, if there is anything in it.
     pub fn finish(mut self, installed: bool) -> Result<SetAnswer, Error> {
         for (at, file) in std::mem::take(&mut self.of_project) {
-            if self.answer.rules.iter().all(|rule| rule.text != at.rule()) && at.unreachable.is_none() {
+            if self.rules.iter().all(|rule| rule.0 != at.rule()) && at.unreachable.is_none() {
                 self.warn(format!(
                     "{}: the project's {file} names {rule}, your own settings do not; what a project's files say opens \
                      nothing: --allow {rule}",
@@ -95,7 +108,10 @@ impl Builder {
                 ));
             }
         }
-        if !self.answer.rules.is_empty() {
+        if !self.rules.is_empty() {
+            let origin = Some(self.set.to_string());
+            let rules = self.rules.into_iter();
+            self.answer.rules = rules.map(|(text, private)| Rule { text, origin: origin.clone(), private }).collect();
             return Ok(self.answer);
         }
         let client = self.set.client();
