@@ -10,8 +10,6 @@ use crate::policy::Rule;
 pub(super) struct Builder {
     set: SetName,
     answer: SetAnswer,
-    /// Hosts with ports, and whether they may have private addresses.
-    rules: Vec<(String, bool)>,
     /// What the project's files name, and which file.
     of_project: Vec<(Location, String)>,
 }
@@ -22,7 +20,7 @@ const MAX_WARNINGS: usize = 64;
 
 impl Builder {
     pub fn new(set: SetName) -> Self {
-        Self { set, answer: SetAnswer::default(), rules: Vec::new(), of_project: Vec::new() }
+        Self { set, answer: SetAnswer::default(), of_project: Vec::new() }
     }
 
     /// Allows what a URL of the user's own settings leads to. Returns the place if the guest can be given it;
@@ -44,7 +42,8 @@ impl Builder {
         }
         if at.login {
             self.warn(format!(
-                "{}: {} is configured with a login, which stays outside: what it does not give to everyone will be missing",
+                "{}: {} is configured with a login, which stays outside: what it does not give to everyone will be \
+                 missing",
                 self.set,
                 at.rule()
             ));
@@ -60,11 +59,13 @@ impl Builder {
             self.warn(format!("{}: {text} {what}, which a project's files do not open: --allow {text}", self.set));
             return None;
         }
-        let count = self.rules.len();
-        if let Some(rule) = self.rules.iter_mut().find(|rule| rule.0 == text) {
-            rule.1 |= private;
+        let count = self.answer.rules.len();
+        if let Some(rule) = self.answer.rules.iter_mut().find(|rule| rule.text() == text) {
+            rule.private |= private;
         } else if count < MAX_RULES {
-            self.rules.push((text, private));
+            // What is no rule is no place that a guest could be let to either.
+            let rule = Rule::parse(&text).ok()?;
+            self.answer.rules.push(rule.with_origin(self.set.as_str()).with_private(private));
         } else {
             self.warn(format!("{}: more than {MAX_RULES} places are named; the rest is left out", self.set));
             return None;
@@ -99,7 +100,7 @@ impl Builder {
     /// The answer, if there is anything in it.
     pub fn finish(mut self, installed: bool) -> Result<SetAnswer, Error> {
         for (at, file) in std::mem::take(&mut self.of_project) {
-            if self.rules.iter().all(|rule| rule.0 != at.rule()) && at.unreachable.is_none() {
+            if self.answer.rules.iter().all(|rule| rule.text() != at.rule()) && at.unreachable.is_none() {
                 self.warn(format!(
                     "{}: the project's {file} names {rule}, your own settings do not; what a project's files say opens \
                      nothing: --allow {rule}",
@@ -108,10 +109,7 @@ impl Builder {
                 ));
             }
         }
-        if !self.rules.is_empty() {
-            let origin = Some(self.set.to_string());
-            let rules = self.rules.into_iter();
-            self.answer.rules = rules.map(|(text, private)| Rule { text, origin: origin.clone(), private }).collect();
+        if !self.answer.rules.is_empty() {
             return Ok(self.answer);
         }
         let client = self.set.client();

@@ -103,7 +103,7 @@ impl Place {
         Self { host, address: true, unreachable: not_from_inside(address) }
     }
 
-    /// A host's name, or its IPv4 address, checked: for schemes that the URL standard does not know, the crate `url` does not.
+    /// A host's name, or its IPv4 address, checked: the crate `url` does that only for schemes of the URL standard.
     fn named(name: &str) -> Option<Self> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         if let Ok(address) = name.parse::<Ipv4Addr>() {

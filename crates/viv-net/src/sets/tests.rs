@@ -12,7 +12,11 @@ fn rendered(answer: &Result<SetAnswer, Error>) -> String {
         Ok(answer) => {
             for rule in &answer.rules {
                 let private = if rule.private { "" } else { " (public addresses)" };
-                text.push_str(&format!("allow {} by {}{private}\n", rule.text, rule.origin.as_deref().unwrap_or("-")));
+                text.push_str(&format!(
+                    "allow {} by {}{private}\n",
+                    rule.text(),
+                    rule.origin.as_deref().unwrap_or("-")
+                ));
             }
             answer.environment.iter().for_each(|(name, value)| text.push_str(&format!("{name}={value}\n")));
             answer.warnings.iter().for_each(|warning| text.push_str(&format!("! {warning}\n")));
