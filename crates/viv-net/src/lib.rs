@@ -15,6 +15,7 @@ pub mod egress;
 mod error;
 pub mod event;
 pub mod gateway;
+pub mod learn;
 pub mod log;
 pub mod policy;
 pub mod spec;
