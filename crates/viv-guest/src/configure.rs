@@ -1,5 +1,6 @@
 //! `prepare` and `configure`: what makes a booted guest a template, and then this sandbox.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,18 @@ use viv_proto::message::{Configure, Configured, User};
 use crate::error::{Context, Result};
 use crate::file_share::Keeper;
 use crate::identity::Layers;
-use crate::{boot, console, identity, shares, trace};
+use crate::network::Network;
+use crate::secrets::Secrets;
+use crate::{boot, console, files, identity, shares, trace};
 
 /// What has to be remembered of a configured sandbox.
 pub struct Sandbox {
+    /// The ordinary user.
+    pub user: User,
+    /// The environment of every program.
+    pub environment: BTreeMap<String, String>,
+    /// What it keeps secret.
+    pub secrets: Secrets,
     to_sync: Vec<PathBuf>,
     keeper: Option<Keeper>,
 }
@@ -52,13 +61,22 @@ pub fn prepare(user: &User, timezone: Option<&str>) -> Result<()> {
 ///
 /// # Errors
 /// What the host asked for and cannot have. The guest is then not to be used.
-pub fn configure(wanted: &Configure, received: Instant) -> Result<Sandbox> {
+pub fn configure(wanted: &Configure, network: &Network, received: Instant) -> Result<Sandbox> {
     identity::set_clock(Duration::from_nanos(wanted.wall_clock_ns) + received.elapsed())?;
     identity::add_entropy(&wanted.entropy)?;
     trace::mark("clock, randomness");
     rustix::system::sethostname(wanted.hostname.as_bytes()).context(|| "cannot set the host name".to_owned())?;
-    let mut remarks = identity::write_names(Path::new("/"), wanted)?;
+    let resolver = network.configure(&wanted.network, &wanted.hostname, &wanted.user)?;
+    trace::mark("network");
+    let mut remarks = identity::write_names(Path::new("/"), wanted, &resolver)?;
     trace::mark("names");
+    for file in &wanted.files {
+        files::write(Path::new("/"), file, &wanted.user)?;
+    }
+    if let Some(certificates) = &wanted.certificates {
+        files::link_certificates(Path::new("/"), certificates)?;
+    }
+    trace::mark("files");
     let mounted = shares::mount_all(&wanted.shares, &wanted.user)?;
     remarks.extend(mounted.remarks);
     for remark in &remarks {
@@ -70,7 +88,13 @@ pub fn configure(wanted: &Configure, received: Instant) -> Result<Sandbox> {
         Some(Keeper::start(mounted.kept).context(|| "cannot keep shared files in step".to_owned())?)
     };
     trace::mark("shares");
-    Ok(Sandbox { to_sync: mounted.to_sync, keeper })
+    Ok(Sandbox {
+        user: wanted.user.clone(),
+        environment: wanted.environment.clone(),
+        secrets: Secrets::default(),
+        to_sync: mounted.to_sync,
+        keeper,
+    })
 }
 
 /// What is answered once it is done; `template` is what the guest was prepared as.

@@ -1,9 +1,10 @@
 //! The control port: one line says what is wanted, one line answers.
 //!
-//! `heartbeat` and `status` can be asked again and again on one connection; everything else is a
+//! `heartbeat`, `status`, `secret` and `deploy_key` can be asked again and again on one connection; everything else is a
 //! connection's only or last operation. What cannot be understood is answered with an `error` of
 //! kind `bad_request` and ends that connection, no other.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,10 +16,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, Semaphore};
 use viv_link::line::read_line;
 use viv_proto::envelope::Envelope;
-use viv_proto::message::{Clock, ClockReading, Configure, Exec, FailureKind, Prepare, kind};
+use viv_proto::message::{Clock, ClockReading, Configure, Exec, FailureKind, NetworkWay, Prepare, kind};
 
 use crate::configure::{self, Sandbox};
 use crate::error::{Error, Result, error, failure, line};
+use crate::network::Network;
 use crate::{console, exec, identity, modules, power, shares, status, trace};
 
 /// How many connections are served at once. Below the link's own limit, so that one more is refused
@@ -50,6 +52,7 @@ pub struct Guest {
     failure: Option<String>,
     stage: Mutex<Stage>,
     sandbox: OnceLock<Sandbox>,
+    network: Network,
     running: AtomicU32,
     /// As of the last look.
     out_of_memory_kills: AtomicU64,
@@ -70,6 +73,7 @@ impl Guest {
             failure: None,
             stage: Mutex::new(Stage::Booted),
             sandbox: OnceLock::new(),
+            network: Network::default(),
             running: AtomicU32::new(0),
             out_of_memory_kills: AtomicU64::new(0),
         }
@@ -91,6 +95,22 @@ impl Guest {
     #[must_use]
     pub fn places(&self) -> &Arc<Semaphore> {
         &self.places
+    }
+
+    /// How programs reach others.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The environment of every program: none before there is a sandbox.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.sandbox.get().map_or(&NONE, |sandbox| &sandbox.environment)
+    }
+
+    /// The sandbox that has been configured.
+    fn configured(&self) -> Result<&Sandbox> {
+        self.sandbox.get().ok_or_else(|| error(FailureKind::BadRequest, "this sandbox is not configured yet"))
     }
 
     /// Counts a running program until the value returned is dropped.
@@ -144,6 +164,7 @@ impl Guest {
             return Err(error(FailureKind::BadRequest, "prepare: the template's id is not 32 hexadecimal digits"));
         }
         configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+        self.network.prepare();
         modules::load_later();
         trace::take();
         *stage = Stage::Prepared(Box::new(wanted));
@@ -168,12 +189,16 @@ impl Guest {
         *stage = Stage::Configured;
         if template.is_none() {
             configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+            if wanted.network.way == NetworkWay::Filtered {
+                self.network.prepare();
+                trace::mark("capture");
+            }
             tokio::spawn(async {
                 tokio::time::sleep(MODULES_LATER).await;
                 modules::load_later();
             });
         }
-        let sandbox = configure::configure(wanted, received)?;
+        let sandbox = configure::configure(wanted, &self.network, received)?;
         // Set once, under the lock.
         let _ = self.sandbox.set(sandbox);
         Ok(template)
@@ -268,6 +293,17 @@ async fn set_up(guest: &Guest, envelope: &Envelope, received: Instant) -> Result
         .map_err(|reason| error(FailureKind::Internal, "cannot answer").source(reason))
 }
 
+/// Carries out `secret` or `deploy_key`; returns what is answered.
+async fn keep_secret(guest: &Guest, envelope: &Envelope) -> Result<Value> {
+    let sandbox = guest.configured()?;
+    if envelope.kind == kind::SECRET {
+        sandbox.secrets.put(&envelope.payload_as().map_err(bad_request)?, &sandbox.user).await?;
+        return Ok(Value::Null);
+    }
+    let key = sandbox.secrets.deploy_key(&sandbox.user).await?;
+    serde_json::to_value(key).map_err(|reason| error(FailureKind::Internal, "cannot answer").source(reason))
+}
+
 /// Answers everything but exec.
 async fn answer<S>(guest: &Arc<Guest>, stream: &mut S, envelope: &Envelope, received: Instant) -> io::Result<Next>
 where
@@ -306,6 +342,16 @@ where
                 }
             }
         }
+        kind::SECRET | kind::DEPLOY_KEY => match keep_secret(guest, envelope).await {
+            Ok(payload) => {
+                answer_with(stream, id, kind::RESULT, &payload).await?;
+                Ok(Next::Line)
+            }
+            Err(refusal) => {
+                answer_error(stream, id, &refusal).await?;
+                Ok(Next::Close)
+            }
+        },
         kind::PREPARE | kind::CONFIGURE => {
             match set_up(guest, envelope, received).await {
                 Ok(payload) => answer_with(stream, id, kind::RESULT, &payload).await?,

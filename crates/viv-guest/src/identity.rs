@@ -1,5 +1,6 @@
 //! Who the sandbox is: names, clock, randomness, its user.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,9 +13,8 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 use viv_proto::message::{Configure, FailureKind, User};
 
-use crate::accounts;
 use crate::error::{Context, Result, error};
-use crate::sys;
+use crate::{accounts, exec, files, network, sys};
 
 /// How deep /etc/skel, or the image's home directory, is copied.
 const MAX_DEPTH: usize = 16;
@@ -35,6 +35,11 @@ pub fn check(wanted: &Configure) -> Result<()> {
     if wanted.workspace.as_ref().is_some_and(|workspace| !is_plain_path(Path::new(workspace))) {
         return refuse("the workspace is not a plain absolute path");
     }
+    if let Some((name, _)) = wanted.environment.iter().find(|(name, value)| !exec::is_valid_variable(name, value)) {
+        return refuse(&format!("`{name}` cannot be an environment variable"));
+    }
+    network::check(&wanted.network)?;
+    files::check(&wanted.files, wanted.certificates.as_deref())?;
     check_common(&wanted.user, wanted.timezone.as_deref())
 }
 
@@ -194,8 +199,13 @@ impl Layers<'_> {
 const NAMES: &str = "/run/viv/names";
 
 /// The files there, and where programs look for them.
-const NAME_FILES: [(&str, &str); 3] =
-    [("hostname", "etc/hostname"), ("hosts", "etc/hosts"), ("machine-id", "etc/machine-id")];
+const NAME_FILES: [(&str, &str); 5] = [
+    ("hostname", "etc/hostname"),
+    ("hosts", "etc/hosts"),
+    ("machine-id", "etc/machine-id"),
+    ("resolv.conf", "etc/resolv.conf"),
+    ("environment", "etc/environment"),
+];
 
 /// A link to the workspace.
 const WORKSPACE_LINK: &str = "/run/viv/workspace";
@@ -237,17 +247,24 @@ pub fn make_names(root: &Path) -> Result<()> {
     NAME_FILES.iter().try_for_each(|(name, _)| write(&names.join(name), 0o644, ""))
 }
 
-/// Writes what names the sandbox. Returns what the user should know.
+/// Writes what names the sandbox, and what names others: `resolver` is for /etc/resolv.conf. Returns what the
+/// user should know.
 ///
 /// # Errors
 /// The first file that cannot be written.
-pub fn write_names(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
+pub fn write_names(root: &Path, wanted: &Configure, resolver: &str) -> Result<Vec<String>> {
     let hostname = &wanted.hostname;
     let hosts = format!(
         "127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
     );
-    let texts = [format!("{hostname}\n"), hosts, format!("{}\n", wanted.machine_id.to_ascii_lowercase())];
+    let texts = [
+        format!("{hostname}\n"),
+        hosts,
+        format!("{}\n", wanted.machine_id.to_ascii_lowercase()),
+        resolver.to_owned(),
+        environment_file(&wanted.environment),
+    ];
     for ((name, _), text) in NAME_FILES.iter().zip(texts) {
         let path = below(root, NAMES).join(name);
         OpenOptions::new()
@@ -257,6 +274,14 @@ pub fn write_names(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
             .context(|| format!("cannot write {}", path.display()))?;
     }
     link_workspace(root, wanted)
+}
+
+/// The environment as PAM and sudo read it (pam_env(8), `env_file` of sudoers(5)): what was taken away by
+/// them comes back. Neither has a way to write a line break or, next to the other, a quote.
+fn environment_file(environment: &BTreeMap<String, String>) -> String {
+    let plain = |value: &str| !value.contains(['\n', '"', '\\']);
+    let lines = environment.iter().filter(|(_, value)| plain(value));
+    lines.map(|(name, value)| format!("{name}=\"{value}\"\n")).collect()
 }
 
 fn below(root: &Path, path: &str) -> PathBuf {
@@ -290,7 +315,8 @@ fn add_user(layers: Layers<'_>, etc: &Path, user: &User) -> Result<()> {
     write(&etc.join("shadow"), 0o600, &accounts::shadow_with(&layers.read("etc/shadow"), user))?;
     let rights = || -> io::Result<PathBuf> { Ok(layers.directory("etc/sudoers.d")?.upper.join("viv")) };
     let rights = rights().context(|| "cannot make /etc/sudoers.d".to_owned())?;
-    write(&rights, 0o440, &format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", user.name))?;
+    let text = format!("Defaults env_file={NAMES}/environment\n{} ALL=(ALL:ALL) NOPASSWD: ALL\n", user.name);
+    write(&rights, 0o440, &text)?;
     make_home(layers, user).context(|| format!("cannot make the home directory {}", user.home))
 }
 
@@ -368,7 +394,6 @@ fn link_workspace(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt;
 
     use viv_proto::message::{Network, Share, ShareKind};
@@ -411,7 +436,7 @@ mod tests {
             write_common(layers, &wanted.user, wanted.timezone.as_deref()).unwrap();
             // No overlay here: of the joined root, the upper layer is what matters.
             make_names(&self.path("upper")).unwrap();
-            write_names(&self.path("upper"), wanted).unwrap()
+            write_names(&self.path("upper"), wanted, "nameserver 127.0.0.53\n").unwrap()
         }
     }
 
@@ -427,7 +452,9 @@ mod tests {
             shares: vec![],
             workspace: Some("/srv/project".into()),
             network: Network::default(),
-            environment: BTreeMap::new(),
+            environment: [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("ODD", "a\nb")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             files: vec![],
             certificates: None,
         }
@@ -445,6 +472,9 @@ mod tests {
         let link = |path: &str| fs::read_link(image.path("upper").join(path)).unwrap();
         assert_eq!(link("etc/localtime"), Path::new("/usr/share/zoneinfo/Europe/Berlin"));
         assert_eq!(link("etc/hosts"), Path::new("/run/viv/names/hosts"));
+        assert_eq!(link("etc/resolv.conf"), Path::new("/run/viv/names/resolv.conf"));
+        assert_eq!(image.upper("run/viv/names/resolv.conf"), "nameserver 127.0.0.53\n");
+        assert_eq!(image.upper("run/viv/names/environment"), "HTTPS_PROXY=\"http://127.0.0.1:3128\"\n");
         assert_eq!(link("workspace"), Path::new("/run/viv/workspace"));
         assert_eq!(link("run/viv/workspace"), Path::new("/srv/project"));
         assert_eq!(link("usr/local/sbin/halt"), Path::new("poweroff"));
@@ -452,7 +482,10 @@ mod tests {
         assert_eq!([mode("etc"), mode("etc/shadow"), mode("etc/sudoers.d/viv")], [0o711, 0o600, 0o440]);
         assert_eq!(mode("usr/local/sbin/poweroff"), 0o755);
         assert!(image.upper("etc/passwd").ends_with(":/home/agent:/bin/bash\n"));
-        assert_eq!(image.upper("etc/sudoers.d/viv"), "agent ALL=(ALL:ALL) NOPASSWD: ALL\n");
+        assert_eq!(
+            image.upper("etc/sudoers.d/viv"),
+            "Defaults env_file=/run/viv/names/environment\nagent ALL=(ALL:ALL) NOPASSWD: ALL\n"
+        );
         assert_eq!(image.upper("home/agent/.profile"), "# profile\n");
         assert_eq!(image.upper("home/agent/.config/x"), "x");
     }

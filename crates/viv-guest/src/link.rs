@@ -22,6 +22,7 @@ use rustix::time::Timespec;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, Interest, ReadBuf};
 use viv_proto::CONTROL_PORT;
+use viv_proto::network::FORWARD_PORT;
 
 use crate::command_line::LinkKind;
 use crate::control::{self, Guest};
@@ -60,8 +61,9 @@ pub(crate) async fn serve_carrier<T>(guest: Arc<Guest>, carrier: T) -> io::Error
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    viv_link::guest_sessions(carrier, |_link, mut incoming| {
+    viv_link::guest_sessions(carrier, |link, mut incoming| {
         trace::mark("session");
+        guest.network().set_link(link);
         let guest = Arc::clone(&guest);
         tokio::spawn(async move {
             while let Some(request) = incoming.next().await {
@@ -82,6 +84,7 @@ async fn answer(guest: Arc<Guest>, request: viv_link::Request) {
                 control::serve(guest, stream).await;
             }
         }
+        FORWARD_PORT => guest.network().forward(request).await,
         FIRST_SHELL_PORT.. => request.refuse("no such agent: this sandbox has none").await,
         port => request.refuse(&format!("nothing answers on port {port}")).await,
     }

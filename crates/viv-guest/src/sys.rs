@@ -1,5 +1,5 @@
-//! What has no safe wrapper: starting a process without copying this one, a few ioctls, vsock
-//! sockets. All of the crate's `unsafe` is here.
+//! What has no safe wrapper: starting a process without copying this one, a few ioctls, vsock sockets,
+//! bpf(2), datagrams with both their ends. All of the crate's `unsafe` is here.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
@@ -302,4 +302,238 @@ pub fn vsock_accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, u32)> {
     let raw = check(unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut address).cast(), &raw mut length, flags) })?;
     // SAFETY: a descriptor just made, owned by no one else.
     Ok((unsafe { OwnedFd::from_raw_fd(raw) }, address.svm_cid))
+}
+
+/// A number of bpf(2).
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+enum BpfCommand {
+    MapCreate = 0,
+    MapUpdate = 2,
+    MapDelete = 3,
+    ProgramLoad = 5,
+    LinkCreate = 28,
+}
+
+/// The type BPF_MAP_TYPE_HASH.
+pub const BPF_MAP_HASH: u32 = 1;
+
+/// The type BPF_MAP_TYPE_SOCKMAP.
+pub const BPF_MAP_SOCKETS: u32 = 15;
+
+/// BPF_PROG_TYPE_SK_LOOKUP, and where its programs are attached (BPF_SK_LOOKUP).
+const BPF_SOCKET_LOOKUP: (u32, u32) = (30, 36);
+
+/// # Safety
+/// `attribute` is what the kernel reads for the command, and pointers in it are to what they say.
+unsafe fn bpf<T>(command: BpfCommand, attribute: &T) -> io::Result<c_int> {
+    // SAFETY: the caller's; the kernel reads `size` bytes, and takes what is missing for zero.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as c_int, ptr::from_ref(attribute), mem::size_of::<T>() as libc::c_uint)
+    };
+    check(c_int::try_from(result).unwrap_or(-1))
+}
+
+/// # Safety
+/// As [`bpf`]; the command answers a descriptor.
+unsafe fn bpf_descriptor<T>(command: BpfCommand, attribute: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's.
+    let raw = unsafe { bpf(command, attribute) }?;
+    // SAFETY: a descriptor just made, owned by no one else; bpf(2) sets close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A map of BPF with keys of `K` bytes and values of `V`.
+pub struct BpfMap<const K: usize, const V: usize>(OwnedFd);
+
+#[repr(C)]
+struct BpfElement {
+    map: u32,
+    unused: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl<const K: usize, const V: usize> BpfMap<K, V> {
+    /// Makes one of a kind ([`BPF_MAP_HASH`], [`BPF_MAP_SOCKETS`]) with room for so many entries.
+    ///
+    /// # Errors
+    /// As bpf(2): `PermissionDenied` without CAP_BPF, ENOSYS in a kernel without it.
+    pub fn new(kind: u32, entries: u32) -> io::Result<Self> {
+        #[repr(C)]
+        struct Attribute([u32; 5]);
+        let attribute = Attribute([kind, K as u32, V as u32, entries, 0]);
+        // SAFETY: the first five members of the kernel's structure, all numbers.
+        unsafe { bpf_descriptor(BpfCommand::MapCreate, &attribute) }.map(Self)
+    }
+
+    fn element(&self, key: &[u8; K], value: u64) -> BpfElement {
+        BpfElement { map: self.number(), unused: 0, key: key.as_ptr() as u64, value, flags: 0 }
+    }
+
+    /// What a program names it by when it is loaded.
+    pub fn number(&self) -> u32 {
+        self.0.as_raw_fd().cast_unsigned()
+    }
+
+    /// Puts an entry in, in place of the one with this key.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn put(&self, key: &[u8; K], value: &[u8; V]) -> io::Result<()> {
+        // SAFETY: the kernel reads as many bytes of key and value as the map was made for: K and V.
+        unsafe { bpf(BpfCommand::MapUpdate, &self.element(key, value.as_ptr() as u64)) }.map(drop)
+    }
+
+    /// Takes an entry out.
+    ///
+    /// # Errors
+    /// As bpf(2); `NotFound` if it is not there.
+    pub fn remove(&self, key: &[u8; K]) -> io::Result<()> {
+        // SAFETY: the kernel reads as many bytes of the key as the map was made for: K.
+        unsafe { bpf(BpfCommand::MapDelete, &self.element(key, 0)) }.map(drop)
+    }
+}
+
+/// Loads a program that chooses the socket of a new connection or a datagram, and lets it choose in a
+/// network namespace (`/proc/self/ns/net`, open) until the descriptor returned is closed.
+///
+/// # Errors
+/// As bpf(2): `InvalidInput` or `PermissionDenied` for a program its verifier does not take.
+pub fn bpf_choose_sockets(program: &[u64], namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        program: u64,
+        license: u64,
+        log_level: u32,
+        log_bytes: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        attach_to: u32,
+    }
+    #[repr(C)]
+    struct Attach([u32; 4]);
+    let (kind, attach_to) = BPF_SOCKET_LOOKUP;
+    let load = Load {
+        kind,
+        instructions: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        program: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        name: *b"viv_capture\0\0\0\0\0",
+        attach_to,
+        ..Load::default()
+    };
+    // SAFETY: the beginning of the kernel's structure; program and licence outlive the call.
+    let program = unsafe { bpf_descriptor(BpfCommand::ProgramLoad, &load) }?;
+    let descriptor = |fd: c_int| fd.cast_unsigned();
+    let attach = Attach([descriptor(program.as_raw_fd()), descriptor(namespace.as_raw_fd()), attach_to, 0]);
+    // SAFETY: the beginning of the kernel's structure, all numbers.
+    unsafe { bpf_descriptor(BpfCommand::LinkCreate, &attach) }
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<()> {
+    let on: c_int = 1;
+    let length = mem::size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads an int.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), length) }).map(drop)
+}
+
+/// Lets an IPv6 socket that takes IPv4 too answer from whatever address it was addressed by.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN.
+pub fn answer_from_any_address(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // Of linux/in6.h; it counts for both families.
+    const IPV6_TRANSPARENT: c_int = 75;
+    set_option(socket, libc::SOL_IPV6, IPV6_TRANSPARENT)
+}
+
+/// Has [`receive`] tell where datagrams were sent to.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn tell_destinations(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO)
+}
+
+/// A datagram's ends.
+#[derive(Clone, Copy)]
+pub struct Ends {
+    peer: libc::sockaddr_in6,
+    own: libc::in6_pktinfo,
+}
+
+const CONTROL_WORDS: usize = 16;
+
+/// Receives a datagram of an IPv6 socket that [tells destinations](tell_destinations).
+///
+/// # Errors
+/// As recvmsg(2); `InvalidData` if the kernel does not tell.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Ends)> {
+    // SAFETY: plain data, valid when zero.
+    let (mut peer, mut message): (libc::sockaddr_in6, libc::msghdr) = unsafe { (mem::zeroed(), mem::zeroed()) };
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    message.msg_name = (&raw mut peer).cast();
+    message.msg_namelen = mem::size_of_val(&peer) as libc::socklen_t;
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = mem::size_of_val(&control);
+    // SAFETY: the kernel writes into what the message names, no more than the lengths given.
+    let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled the control buffer, which is aligned as its headers are.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: a header within the control buffer.
+        let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
+        if (level, kind) == (libc::SOL_IPV6, libc::IPV6_PKTINFO) {
+            // SAFETY: what follows a header of this kind is an in6_pktinfo.
+            let own = unsafe { ptr::read_unaligned(libc::CMSG_DATA(header).cast::<libc::in6_pktinfo>()) };
+            return Ok((read, Ends { peer, own }));
+        }
+        // SAFETY: as for the first.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// Answers a datagram, from where it was sent to.
+///
+/// # Errors
+/// As sendmsg(2).
+pub fn answer(socket: BorrowedFd<'_>, mut ends: Ends, bytes: &[u8]) -> io::Result<()> {
+    // The answer goes by its own route: back to a container's bridge, say.
+    ends.own.ipi6_ifindex = 0;
+    // SAFETY: plain data, valid when zero.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let size = mem::size_of::<libc::in6_pktinfo>() as libc::c_uint;
+    message.msg_name = (&raw mut ends.peer).cast();
+    message.msg_namelen = mem::size_of_val(&ends.peer) as libc::socklen_t;
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: arithmetic on a number.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as usize;
+    // SAFETY: the buffer has room for one header and an in6_pktinfo, and is aligned for them; the kernel
+    // only reads what the message names.
+    let sent = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_IPV6;
+        (*header).cmsg_type = libc::IPV6_PKTINFO;
+        (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
+        ptr::write_unaligned(libc::CMSG_DATA(header).cast(), ends.own);
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

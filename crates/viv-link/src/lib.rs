@@ -31,15 +31,21 @@ use carrier::{SharedWatch, Watch};
 pub use frames::{FrameReader, FrameWriter};
 pub use mux::{Driver, Incoming, Link, Request, Stream};
 
-/// How many streams a session may have open at once.
-pub const MAX_STREAMS: usize = 256;
+/// How many streams the host opens at once; more wait for their turn.
+pub const MAX_HOST_OPENED: usize = 320;
 
-/// How many of them one side opens. Well below [`MAX_STREAMS`], which yamux ends a session over, so
-/// that neither side's own streams nor those on their way out ever reach it.
-pub const MAX_OPENED: usize = 96;
+/// How many the guest opens at once; more wait for their turn. Each TCP connection out of a guest without a
+/// network device is one.
+pub const MAX_GUEST_OPENED: usize = 1088;
 
-/// The sum of all receive windows of a session, in bytes.
-pub const MAX_RECEIVE_BYTES: usize = 128 * 1024 * 1024;
+/// How many streams a session may have open at once. yamux ends a session over one more, so this is well
+/// above what both sides open: a stream that its opener has given up counts until the other side has
+/// noticed.
+pub const MAX_STREAMS: usize = 1792;
+
+/// The sum of all receive windows of a session, in bytes: yamux grants each of [`MAX_STREAMS`] 256 KiB, and
+/// fast ones may share 64 MiB more. Only what has arrived and was not read yet takes memory.
+pub const MAX_RECEIVE_BYTES: usize = MAX_STREAMS * 256 * 1024 + 64 * 1024 * 1024;
 
 /// Why the link, or one stream of it, failed.
 #[derive(Debug, thiserror::Error)]

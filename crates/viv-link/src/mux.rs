@@ -15,7 +15,7 @@ use viv_proto::ProtocolError;
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 
 use crate::carrier::Carrier;
-use crate::{LinkError, MAX_OPENED, MAX_RECEIVE_BYTES, MAX_STREAMS};
+use crate::{LinkError, MAX_GUEST_OPENED, MAX_HOST_OPENED, MAX_RECEIVE_BYTES, MAX_STREAMS};
 
 /// One open stream of the link. Its end is the peer's close; operations carry their own ends.
 #[derive(Debug)]
@@ -23,6 +23,17 @@ pub struct Stream {
     inner: Compat<yamux::Stream>,
     /// The place of a stream that this side opened.
     _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Stream {
+    /// Whether nothing can be sent any more: the other side has reset the stream, the session has ended, or
+    /// this side has shut it down. yamux shows a reset to a reader as an end; this tells them apart.
+    ///
+    /// Registers the context as that of this stream's writer.
+    pub fn poll_is_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        // Nothing is written. Without credit it is pending, which a cut stream never is.
+        matches!(Pin::new(&mut self.inner).poll_write(cx, &[]), Poll::Ready(Err(_)))
+    }
 }
 
 impl AsyncRead for Stream {
@@ -45,7 +56,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Opens streams to the other side: up to [`MAX_OPENED`] at once, more wait for their turn.
+/// Opens streams to the other side: up to [`MAX_HOST_OPENED`] or [`MAX_GUEST_OPENED`] at once, more wait for
+/// their turn.
 #[derive(Debug, Clone)]
 pub struct Link {
     requests: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
@@ -59,17 +71,33 @@ impl Link {
     /// [`LinkError::Refused`] if the other side does not serve the port, [`LinkError::Closed`] if
     /// the session ends first.
     pub async fn open(&self, number: u32) -> Result<Stream, LinkError> {
+        self.open_with(number, b"").await
+    }
+
+    /// The same, with the first bytes of what is to be said: they go along with the greeting, which saves
+    /// waiting for its answer. If the stream is refused nobody has read them.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub async fn open_with(&self, number: u32, first: &[u8]) -> Result<Stream, LinkError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| LinkError::Closed)?;
         let (reply, opened) = oneshot::channel();
         self.requests.send(reply).await.map_err(|_| LinkError::Closed)?;
         let inner = opened.await.map_err(|_| LinkError::Closed)?.compat();
         let mut stream = Stream { inner, _place: Some(place) };
-        stream.write_all(port::connect_line(number).as_bytes()).await.map_err(|_| LinkError::Closed)?;
+        let greeting = [port::connect_line(number).as_bytes(), first].concat();
+        stream.write_all(&greeting).await.map_err(|_| LinkError::Closed)?;
         let answer = read_greeting(&mut stream).await?;
         match port::parse_answer(&answer)? {
             Ok(()) => Ok(stream),
             Err(reason) => Err(LinkError::Refused { port: number, reason }),
         }
+    }
+
+    /// Whether the session has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
     }
 }
 
@@ -174,7 +202,11 @@ where
     // Unbounded, yet bounded: yamux refuses more than `MAX_STREAMS`.
     let (inbound, streams) = mpsc::unbounded_channel();
     let incoming = Incoming { streams, greetings: FuturesUnordered::new() };
-    let places = Arc::new(Semaphore::new(MAX_OPENED));
+    let opened = match mode {
+        yamux::Mode::Client => MAX_HOST_OPENED,
+        yamux::Mode::Server => MAX_GUEST_OPENED,
+    };
+    let places = Arc::new(Semaphore::new(opened));
     (Link { requests: request_sender, places }, incoming, Driver { connection, requests, opening: None, inbound })
 }
 

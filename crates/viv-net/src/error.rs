@@ -15,6 +15,10 @@ pub enum ErrorKind {
     Serve,
     /// The model gateway cannot start.
     Gateway,
+    /// A budget that cannot be read.
+    Budget,
+    /// The record of model calls cannot be read or written.
+    Usage,
 }
 
 impl Kind for ErrorKind {
@@ -25,6 +29,8 @@ impl Kind for ErrorKind {
             Self::Log => "log",
             Self::Serve => "serve",
             Self::Gateway => "gateway",
+            Self::Budget => "budget",
+            Self::Usage => "usage",
         }
     }
 }

@@ -63,7 +63,7 @@ fn may_be_merged(domain: &str) -> bool {
 
 /// Something that was refused, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Refused {
+pub struct Refusal {
     /// The value of `--allow` that would permit it, ready to paste; none if nothing would.
     pub allow: Option<String>,
     /// What was asked for: `HOST:PORT`, or `HOST`.
@@ -71,16 +71,17 @@ pub struct Refused {
     /// Why it was refused, as told last.
     pub reason: String,
     /// How many refusals the log has: the same one within a second counts once.
-    pub times: u64,
+    pub count: u64,
     /// When it was refused last, in milliseconds since the Unix epoch.
     pub last_ms: u64,
 }
 
-/// What was refused, without repetitions, the latest last. A name alone is left out where a connection to it was
+/// What was refused, each rule that would permit it once, the latest last. A name alone is left out where a connection to it was
 /// refused too; so are the excesses over a limit.
 #[must_use]
-pub fn denied(events: &[Event]) -> Vec<Refused> {
-    let mut found: BTreeMap<(Option<String>, String), Refused> = BTreeMap::new();
+pub fn denied(events: &[Event]) -> Vec<Refusal> {
+    // By what would permit it, or else by what was asked for.
+    let mut found: BTreeMap<Result<String, String>, Refusal> = BTreeMap::new();
     for event in events {
         let What::Denied(denial) = &event.what else { continue };
         if denial.host == "*" {
@@ -89,20 +90,16 @@ pub fn denied(events: &[Event]) -> Vec<Refused> {
         let what = asked_for(denial);
         // Only what reads as a rule is offered for pasting: it comes from a log that a guest has filled.
         let allow = denial.allow.clone().filter(|allow| Rule::parse(allow).is_ok());
-        let refused = found.entry((allow.clone(), what.clone())).or_insert_with(|| Refused {
-            allow,
-            what,
-            reason: String::new(),
-            times: 0,
-            last_ms: 0,
-        });
-        refused.times += 1;
+        let key = allow.clone().ok_or_else(|| what.clone());
+        let refused =
+            found.entry(key).or_insert_with(|| Refusal { allow, what, reason: String::new(), count: 0, last_ms: 0 });
+        refused.count += 1;
         refused.last_ms = refused.last_ms.max(event.at_ms);
         refused.reason.clone_from(&denial.reason);
     }
     let with_port: BTreeSet<String> =
         found.values().filter_map(|refused| refused.what.rsplit_once(':').map(|(host, _)| host.to_owned())).collect();
-    let mut refused: Vec<Refused> = found.into_values().filter(|refused| !with_port.contains(&refused.what)).collect();
+    let mut refused: Vec<Refusal> = found.into_values().filter(|refused| !with_port.contains(&refused.what)).collect();
     refused.sort_by(|a, b| (a.last_ms, &a.what).cmp(&(b.last_ms, &b.what)));
     refused
 }
@@ -199,7 +196,7 @@ mod tests {
         let lines: Vec<String> = denied(&events)
             .iter()
             .map(|refused| {
-                format!("{} × {} {:?}", refused.times, refused.what, refused.allow.as_deref().unwrap_or("-"))
+                format!("{} × {} {:?}", refused.count, refused.what, refused.allow.as_deref().unwrap_or("-"))
             })
             .collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"

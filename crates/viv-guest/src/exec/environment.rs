@@ -7,9 +7,13 @@ use crate::accounts::Account;
 /// Where programs are looked for when nobody says otherwise, after the user's own directory.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The defaults for a user, with what was asked for over them.
+/// The defaults for a user, with those of the sandbox and then what was asked for over them.
 #[must_use]
-pub(super) fn environment(account: &Account, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(super) fn environment(
+    account: &Account,
+    common: &BTreeMap<String, String>,
+    asked: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let home = account.home.trim_end_matches('/');
     let mut environment = BTreeMap::from([
         ("HOME".to_owned(), account.home.clone()),
@@ -19,13 +23,13 @@ pub(super) fn environment(account: &Account, asked: &BTreeMap<String, String>) -
         ("SHELL".to_owned(), account.shell.clone()),
         ("USER".to_owned(), account.name.clone()),
     ]);
-    environment.extend(asked.iter().map(|(name, value)| (name.clone(), value.clone())));
+    environment.extend(common.iter().chain(asked).map(|(name, value)| (name.clone(), value.clone())));
     environment
 }
 
 /// Whether the kernel and programs can make sense of a variable.
 #[must_use]
-pub(super) fn is_valid(name: &str, value: &str) -> bool {
+pub(crate) fn is_valid(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
 
@@ -43,8 +47,9 @@ mod tests {
             shell: "/bin/bash".into(),
         };
         let asked = BTreeMap::from([("LANG".into(), "de_DE.UTF-8".into()), ("X".into(), String::new())]);
+        let common = BTreeMap::from([("LANG".into(), "fr_FR.UTF-8".into()), ("Y".into(), "y".into())]);
         let environment: Vec<String> =
-            environment(&account, &asked).iter().map(|(name, value)| format!("{name}={value}")).collect();
+            environment(&account, &common, &asked).iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
             environment,
             [
@@ -55,6 +60,7 @@ mod tests {
                 "SHELL=/bin/bash",
                 "USER=agent",
                 "X=",
+                "Y=y",
             ]
         );
     }

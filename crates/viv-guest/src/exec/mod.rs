@@ -18,6 +18,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use viv_proto::message::{Exec, Started, kind};
 
 use crate::control::{self, Guest};
+use crate::reaper::{self, Ended};
+pub(crate) use environment::is_valid as is_valid_variable;
 
 /// How long the other side may take to close after the last frame.
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,7 +37,7 @@ pub(crate) async fn run<S>(guest: Arc<Guest>, mut stream: S, rest: Vec<u8>, id: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let started = resolve::resolve(wanted).and_then(|plan| start::start(&plan));
+    let started = resolve::resolve(wanted, guest.environment()).and_then(|plan| start::start(&plan));
     let mut program = match started {
         Ok(program) => program,
         Err(refusal) => {
@@ -57,4 +60,19 @@ where
             start::end_session(&mut program).await;
         }
     }
+}
+
+/// Runs a program of the image for the guest itself, without input; what it says is thrown away. Returns
+/// its exit code.
+///
+/// # Errors
+/// If it cannot be started.
+pub(crate) async fn run_quietly(wanted: &Exec) -> crate::error::Result<i32> {
+    let plan = resolve::resolve(wanted, &BTreeMap::new())?;
+    // Its ends of the pipes are closed at once: whoever writes to them all the same is ended by SIGPIPE.
+    let exit = start::start(&plan)?.exit;
+    Ok(match reaper::ended(&mut { exit }).await {
+        Ended::Code(code) => code,
+        Ended::Signal(signal) => 128 + signal,
+    })
 }

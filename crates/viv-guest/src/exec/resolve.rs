@@ -1,5 +1,6 @@
 //! From what was asked to what is executed: user, program, environment.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -25,8 +26,9 @@ pub(super) struct Plan {
     pub terminal: Option<TerminalSize>,
 }
 
-/// Resolves a request against the account files and the file system of this machine.
-pub(super) fn resolve(wanted: &Exec) -> Result<Plan> {
+/// Resolves a request against the account files and the file system of this machine. `common` is the
+/// environment of every program.
+pub(super) fn resolve(wanted: &Exec, common: &BTreeMap<String, String>) -> Result<Plan> {
     let passwd = accounts::read(Path::new("/etc/passwd")).context(|| "cannot read /etc/passwd".to_owned())?;
     let account = accounts::find(&passwd, &wanted.user)
         .ok_or_else(|| error(FailureKind::UnknownUser, format!("there is no user `{}` inside", wanted.user)))?;
@@ -34,7 +36,7 @@ pub(super) fn resolve(wanted: &Exec) -> Result<Plan> {
     let group = accounts::read(Path::new("/etc/group")).unwrap_or_default();
     let groups = accounts::groups_of(&group, &account.name, account.gid);
     let credentials = Credentials { uid: account.uid, gid: account.gid, groups };
-    let variables = environment(&account, &wanted.env);
+    let variables = environment(&account, common, &wanted.env);
     if let Some((name, _)) = variables.iter().find(|(name, value)| !is_valid(name, value)) {
         return Err(error(FailureKind::BadRequest, format!("`{name}` cannot be an environment variable")));
     }

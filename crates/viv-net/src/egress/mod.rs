@@ -37,6 +37,7 @@ pub use process::egress_main;
 pub use resolve::{HostResolver, Resolution, Resolve};
 
 use crate::event::Via;
+use crate::gateway::Gateway;
 use crate::log::EventSink;
 use crate::policy::Policy;
 use crate::spec::EgressSpec;
@@ -62,12 +63,18 @@ pub struct Egress {
     held: carry::Held,
     events: EventSink,
     ssh_agent: Option<PathBuf>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 impl Egress {
     /// By its specification, with the host's resolver or, in a test, another.
     #[must_use]
-    pub fn new(spec: &EgressSpec, resolver: Arc<dyn Resolve>, events: EventSink) -> Arc<Self> {
+    pub fn new(
+        spec: &EgressSpec,
+        resolver: Arc<dyn Resolve>,
+        gateway: Option<Arc<Gateway>>,
+        events: EventSink,
+    ) -> Arc<Self> {
         Arc::new(Self {
             policy: spec.policy.clone(),
             names: resolve::Names::new(resolver),
@@ -76,6 +83,7 @@ impl Egress {
             held: carry::Held::default(),
             events,
             ssh_agent: spec.ssh_agent.clone(),
+            gateway,
         })
     }
 
@@ -122,9 +130,11 @@ impl Egress {
                 Ok(())
             }
             GATEWAY_PORT => {
-                let admitted =
-                    self.gates.gateway().and_then(|_| Err::<(), _>("this sandbox has no model gateway".into()));
-                begin(&mut stream, admitted).await.map(|_| ())
+                let gateway = self.gateway.clone().ok_or_else(|| "this sandbox has no model gateway".to_owned());
+                let admitted = gateway.and_then(|gateway| Ok((gateway, self.gates.gateway()?)));
+                let Some((gateway, _slot)) = begin(&mut stream, admitted).await? else { return Ok(()) };
+                gateway.serve(stream).await;
+                Ok(())
             }
             SSH_AGENT_PORT => {
                 let admitted = match self.gates.connection(Via::Tcp) {

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::resolve::LOOKUPS;
 use super::{Egress, HostResolver};
 use crate::error::{Error, ErrorKind, Result};
+use crate::gateway::Gateway;
 use crate::log::EventLog;
 use crate::spec::{EgressSpec, KEYS_DESCRIPTOR, Keys, LISTENER_DESCRIPTOR, SPEC_DESCRIPTOR};
 use crate::sys;
@@ -58,8 +59,8 @@ fn run() -> Result<()> {
 
 fn serve(spec: &EgressSpec, keys: Keys, listener: OwnedFd, log: &EventLog) -> Result<()> {
     let failed = |error: io::Error| Error::new(ErrorKind::Serve, "the egress cannot serve").source(error);
-    // What holds the keys is the gateway alone.
-    drop(keys);
+    let gateway =
+        spec.gateway.as_ref().map(|gateway| Gateway::start(gateway, keys, &spec.directory, log.sink())).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(LOOKUPS)
@@ -70,7 +71,7 @@ fn serve(spec: &EgressSpec, keys: Keys, listener: OwnedFd, log: &EventLog) -> Re
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
         let mut terminated = signal(SignalKind::terminate()).map_err(failed)?;
-        let egress = Egress::new(spec, Arc::new(HostResolver::default()), log.sink());
+        let egress = Egress::new(spec, Arc::new(HostResolver::default()), gateway, log.sink());
         tokio::select! {
             () = egress.serve(listener) => {}
             _ = terminated.recv() => {}
