@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 /// The log's name in [`crate::spec::EgressSpec::directory`]: one [`Event`] a line, as JSON.
 pub const LOG_FILE: &str = "log.jsonl";
 
+/// The log before that, beside it.
+pub const ROTATED_LOG_FILE: &str = "log.1.jsonl";
+
+/// The longest text an event holds, in bytes.
+pub const MAX_TEXT_BYTES: usize = 255;
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -82,6 +88,48 @@ pub enum What {
         /// For people.
         reason: String,
     },
+}
+
+impl What {
+    /// The same with all its text cleaned: what could move a terminal's cursor, or turn the direction of
+    /// writing, is replaced, and nothing is longer than [`MAX_TEXT_BYTES`].
+    #[must_use]
+    pub fn cleaned(mut self) -> Self {
+        match &mut self {
+            Self::Connected { host, rule, .. } => [host, rule].into_iter().for_each(clean),
+            Self::Closed { host, .. } => clean(host),
+            Self::Denied(denial) => {
+                [&mut denial.host, &mut denial.rule, &mut denial.reason].into_iter().for_each(clean);
+                denial.allow.iter_mut().for_each(clean);
+            }
+            Self::Failed { host, reason, .. } => [host, reason].into_iter().for_each(clean),
+            Self::Call { upstream, model, .. } => {
+                clean(upstream);
+                model.iter_mut().for_each(clean);
+            }
+            Self::Refused { upstream, reason, .. } => [upstream, reason].into_iter().for_each(clean),
+        }
+        self
+    }
+}
+
+fn clean(text: &mut String) {
+    if text.len() > MAX_TEXT_BYTES {
+        let end = (0..=MAX_TEXT_BYTES - '…'.len_utf8()).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    if text.chars().any(is_unsafe_to_show) {
+        // What replaces it is never longer.
+        *text = text.chars().map(|c| if is_unsafe_to_show(c) { '?' } else { c }).collect();
+    }
+}
+
+/// Control characters, and those that reorder or hide what stands beside them (Unicode's Bidi_Control, UAX #9, and
+/// zero-width characters).
+fn is_unsafe_to_show(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Which way a request came.

@@ -11,7 +11,19 @@
 //! internal-egress`, because it alone holds keys: it cannot be dumped or traced, and one that dies
 //! is started anew on the same listening socket.
 
+pub mod egress;
+mod error;
 pub mod event;
 pub mod gateway;
+pub mod guest;
+pub mod learn;
+pub mod log;
 pub mod policy;
+pub mod sets;
 pub mod spec;
+#[allow(unsafe_code)]
+mod sys;
+pub mod trust;
+
+pub use egress::egress_main;
+pub use error::{Error, ErrorKind, Result};

@@ -1,6 +1,8 @@
 //! The client's side: starting a sandbox, running programs in it, ending it.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -11,16 +13,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use viv_proto::message::{Exec, Mark};
+use viv_net::spec::Keys;
+use viv_proto::message::{DeployKey, Exec, Mark, Secret, kind};
 
 use crate::error::{from_report, io};
 use crate::exec::ExecSession;
+use crate::process::memory_file;
 use crate::registry::{SOCKET, open_directory, short_path};
 use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
-use crate::{Error, ErrorKind, Paths, Plan, Record, Result};
+use crate::{Error, ErrorKind, Paths, Plan, Publish, Record, Result};
 
 /// How long a monitor may take to end in good order before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest answer of a monitor to a command, in bytes.
+const LONGEST_ANSWER_BYTES: u64 = 1024;
 
 /// What to start.
 #[derive(Debug)]
@@ -31,6 +38,10 @@ pub struct StartRequest {
     pub paths: Paths,
     /// The viv executable, to become the monitor.
     pub executable: PathBuf,
+    /// What the model gateway's keys are, of those that come from this process's environment.
+    pub keys: Keys,
+    /// Variables of this process's environment that hold secrets: nothing it starts inherits them.
+    pub withheld: Vec<String>,
 }
 
 /// What happens while a sandbox starts.
@@ -47,6 +58,8 @@ pub enum Event {
         marks: Vec<HostMark>,
         /// The same, by the guest's clock.
         guest_marks: Vec<Mark>,
+        /// Where the guest's ports are shown, in the order they were asked for.
+        published: Vec<Publish>,
     },
 }
 
@@ -71,23 +84,30 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
     // Others' leftovers are removed by whoever comes by; nothing waits for it.
     crate::list(&request.paths)?;
     let spare = crate::spare::take(&request.paths, &request.plan);
-    let first = ToMonitor::Start(Box::new(StartLine { plan: request.plan, paths: request.paths }));
+    // Held until the monitor, which opens it, is ready.
+    let keys = if request.keys.is_empty() { None } else { Some(key_file(&request.keys)?) };
+    let first = ToMonitor::Start(Box::new(StartLine {
+        plan: request.plan,
+        paths: request.paths,
+        keys: keys.as_ref().map(|keys| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd()))),
+    }));
+    let begin_anew = || begin_anew(&request.executable, &request.withheld, &first);
     let (mut lines, mut commands, mut monitor) = match spare {
         Some(stream) => begin(stream, None, &first).await?,
-        None => begin_anew(&request.executable, &first).await?,
+        None => begin_anew().await?,
     };
     let mut next = lines.next::<FromMonitor>().await;
     if next.is_none() && monitor.is_none() {
         // A spare that was given up just now.
-        (lines, commands, monitor) = begin_anew(&request.executable, &first).await?;
+        (lines, commands, monitor) = begin_anew().await?;
         next = lines.next::<FromMonitor>().await;
     }
 
     loop {
         match next {
             Some(FromMonitor::Starting(way)) => on_event(&Event::Starting(way)),
-            Some(FromMonitor::Ready(ReadyLine { guest_uptime_ms, marks, guest_marks })) => {
-                on_event(&Event::Ready { guest_uptime_ms, marks, guest_marks });
+            Some(FromMonitor::Ready(ReadyLine { guest_uptime_ms, marks, guest_marks, published })) => {
+                on_event(&Event::Ready { guest_uptime_ms, marks, guest_marks, published });
                 let directory = open_directory(&runtime.join(&id)).map_err(io("the run directory is gone"))?;
                 return Ok(Sandbox { id, directory, monitor, lines, commands });
             }
@@ -103,11 +123,21 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
 
 type Conversation = (Lines<OwnedReadHalf>, OwnedWriteHalf, Option<Child>);
 
-/// Starts a monitor and says the first line to it.
-async fn begin_anew(executable: &Path, first: &ToMonitor) -> Result<Conversation> {
+/// The keys in a file in memory.
+fn key_file(keys: &Keys) -> Result<File> {
+    let failed = || io("no file for the keys");
+    let text = zeroize::Zeroizing::new(serde_json::to_vec(keys).map_err(|error| failed()(error.into()))?);
+    memory_file(&text).map_err(failed())
+}
+
+/// Starts a monitor, without some variables of this process's environment, and says the first line to it.
+async fn begin_anew(executable: &Path, without: &[String], first: &ToMonitor) -> Result<Conversation> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io("no socket for the monitor"))?;
     let mut command = Command::new(executable);
     command.arg("internal-monitor").stdin(Stdio::null()).stdout(Stdio::null());
+    for variable in without {
+        command.env_remove(variable);
+    }
     // The terminal's signals are for the client, which then tells the monitor what it means.
     command.process_group(0);
     command
@@ -146,6 +176,24 @@ impl Sandbox {
     /// [`ErrorKind::BadRequest`], or whatever became of the sandbox.
     pub async fn exec(&self, exec: &Exec) -> Result<ExecSession> {
         crate::exec::exec(&self.directory, exec).await
+    }
+
+    /// Puts a secret where the ordinary user inside alone reads it, before any program runs.
+    ///
+    /// # Errors
+    /// The guest's refusal, or whatever became of the sandbox.
+    pub async fn put_secret(&self, secret: &Secret) -> Result<()> {
+        crate::exec::request(&self.directory, kind::SECRET, secret).await.map(drop)
+    }
+
+    /// Has a key pair made inside; returns its public half as `authorized_keys` has it.
+    ///
+    /// # Errors
+    /// As [`Sandbox::put_secret`].
+    pub async fn deploy_key(&self) -> Result<String> {
+        let answer = crate::exec::request(&self.directory, kind::DEPLOY_KEY, &serde_json::Value::Null).await?;
+        let key: DeployKey = answer.payload_as().map_err(crate::exec::broken)?;
+        Ok(viv_vmm::clean(&key.public))
     }
 
     /// Resolves if the sandbox ends by itself, to why. Cancel-safe.
@@ -270,22 +318,44 @@ pub async fn relink(paths: &Paths, record: &Record) -> Result<()> {
     command(paths, record, "RELINK\n").await
 }
 
+/// Shows a port of a running sandbox's loopback interface for as long as it runs; returns where.
+///
+/// # Errors
+/// [`ErrorKind::Publish`] with the monitor's reason.
+pub async fn publish(paths: &Paths, record: &Record, wanted: Publish) -> Result<SocketAddr> {
+    let line = format!("PUBLISH {} {}\n", wanted.address, wanted.guest_port);
+    let answer = ask_monitor(paths, record, &line).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.trim_end().strip_prefix("OK ").and_then(|address| address.parse().ok()) {
+        Some(address) => Ok(address),
+        None => Err(Error::new(ErrorKind::Publish, answer.trim_end().trim_start_matches("ERR ").to_owned())),
+    }
+}
+
 /// Sends a command to a monitor and waits for its `OK` and for it to close the connection.
 async fn command(paths: &Paths, record: &Record, line: &str) -> Result<()> {
+    if ask_monitor(paths, record, line).await? == b"OK\n" {
+        return Ok(());
+    }
+    let unanswered = io(format!("the monitor of sandbox {} does not answer", record.id));
+    Err(unanswered(std::io::ErrorKind::InvalidData.into()))
+}
+
+/// Sends a command to a monitor and returns what it says until it closes the connection.
+async fn ask_monitor(paths: &Paths, record: &Record, line: &str) -> Result<Vec<u8>> {
     let directory = directory_of(paths, record)?;
     let unanswered = || io(format!("the monitor of sandbox {} does not answer", record.id));
     let conversation = async {
         let mut stream = UnixStream::connect(short_path(&directory, SOCKET)).await?;
         stream.write_all(line.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(64).read_to_end(&mut answer).await?;
+        stream.take(LONGEST_ANSWER_BYTES).read_to_end(&mut answer).await?;
         Ok(answer)
     };
-    let answer = tokio::time::timeout(STOP_PATIENCE, conversation)
+    tokio::time::timeout(STOP_PATIENCE, conversation)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(unanswered())?;
-    if answer == b"OK\n" { Ok(()) } else { Err(unanswered()(std::io::ErrorKind::InvalidData.into())) }
+        .map_err(unanswered())
 }
 
 fn directory_of(paths: &Paths, record: &Record) -> Result<OwnedFd> {

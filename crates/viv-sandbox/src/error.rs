@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Monitor,
     /// The guest did not come up in time.
     BootTimeout,
+    /// The guest got stuck while it booted, which emulation on a busy host leads to; the next boot may not.
+    GuestStuck,
     /// The VMM ended while the sandbox was in use.
     VmmDied,
     /// The guest's kernel or PID 1 crashed.
@@ -38,6 +40,8 @@ pub enum ErrorKind {
     ProgramNotExecutable,
     /// The directory to start in cannot be entered, or the user does not exist inside.
     BadRequest,
+    /// A port of the guest cannot be shown.
+    Publish,
     /// No running sandbox has this name.
     NotFound,
     /// The name is taken, or fits more than one sandbox.
@@ -57,6 +61,7 @@ impl viv_error::Kind for ErrorKind {
             Self::InvalidSpec => "invalid_spec",
             Self::Monitor => "monitor",
             Self::BootTimeout => "boot_timeout",
+            Self::GuestStuck => "guest_stuck",
             Self::VmmDied => "vmm_died",
             Self::GuestCrashed => "guest_crashed",
             Self::PoweredOff => "powered_off",
@@ -67,6 +72,7 @@ impl viv_error::Kind for ErrorKind {
             Self::ProgramNotFound => "program_not_found",
             Self::ProgramNotExecutable => "program_not_executable",
             Self::BadRequest => "bad_request",
+            Self::Publish => "publish",
             Self::NotFound => "not_found",
             Self::Ambiguous => "ambiguous",
             Self::Io => "io",
@@ -85,6 +91,7 @@ impl ErrorKind {
             Self::InvalidSpec,
             Self::Monitor,
             Self::BootTimeout,
+            Self::GuestStuck,
             Self::VmmDied,
             Self::GuestCrashed,
             Self::PoweredOff,
@@ -92,6 +99,7 @@ impl ErrorKind {
             Self::HostDiskFull,
             Self::HostMemoryShort,
             Self::Guest,
+            Self::Publish,
             Self::Ambiguous,
             Self::Io,
         ]

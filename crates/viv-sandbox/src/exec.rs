@@ -56,6 +56,16 @@ pub(crate) async fn exec(run_directory: &OwnedFd, exec: &Exec) -> Result<ExecSes
     Ok(ExecSession { started, reader: FrameReader::new(reader, &rest), writer: FrameWriter::new(writer) })
 }
 
+/// Asks the guest for something besides a program.
+pub(crate) async fn request(
+    run_directory: &OwnedFd,
+    message: &str,
+    payload: &impl serde::Serialize,
+) -> Result<Envelope> {
+    let mut stream = connect(run_directory, CONTROL_PORT).await?;
+    ask(&mut stream, message, payload).await.map(|(answer, _)| answer)
+}
+
 /// Sends one message and reads its answer, which is an error if the guest says so. Also returns
 /// the bytes that came along behind it.
 pub(crate) async fn ask<S>(
@@ -95,6 +105,6 @@ fn refused(failure: &Failure) -> Error {
     Error::new(kind, viv_vmm::clean(&failure.message))
 }
 
-fn broken(error: ProtocolError) -> Error {
+pub(crate) fn broken(error: ProtocolError) -> Error {
     Error::new(ErrorKind::Guest, "the guest broke the protocol").source(error)
 }

@@ -20,6 +20,7 @@ mod error;
 mod exec;
 mod memory;
 mod monitor;
+mod network;
 mod paths;
 mod plan;
 mod process;
@@ -31,17 +32,18 @@ mod sys;
 mod template;
 mod wire;
 
-pub use client::{Event, Sandbox, StartRequest, exec_in, kill, relink, start, stop};
+pub use client::{Event, Sandbox, StartRequest, exec_in, kill, publish, relink, start, stop};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
 pub use memory::MemoryUse;
 pub use monitor::{file_daemon_main, monitor_main};
+pub use network::{CERTIFICATES, NAME_FILE, NetworkMode, NetworkSpec, Publish, SSH_AGENT, logs_of};
 pub use paths::Paths;
-pub use plan::{Artifacts, Plan, StartPlan, plan, probe_host};
+pub use plan::{Artifacts, Plan, StartPlan, Warning, plan, probe_host};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
-pub use spec::{KernelChoice, Mount, SandboxSpec, TemplateUse, VmmChoice, new_id};
+pub use spec::{KernelChoice, Mount, SandboxSpec, TemplateUse, VmmChoice, new_id, new_token};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,

@@ -64,7 +64,7 @@ impl Paths {
 }
 
 /// Makes sure of a directory no one else can look into.
-fn private_directory(directory: &Path) -> Result<()> {
+pub(crate) fn private_directory(directory: &Path) -> Result<()> {
     let failed = |error: std::io::Error| {
         Error::new(ErrorKind::StateDirectory, format!("{} cannot be used", directory.display())).source(error)
     };

@@ -162,6 +162,10 @@ fn plan_with(
         daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect });
         guest_shares.push(message::Share { entry, destination, kind, read_only });
     }
+    if let Some((outside, inside)) = spec.network.certificates() {
+        daemon_shares.push(outside);
+        guest_shares.push(inside);
+    }
     Ok(Plan {
         spec: spec.clone(),
         accel,
@@ -285,6 +289,7 @@ mod tests {
             timezone: Some("Europe/Berlin".into()),
             template: TemplateUse::Auto,
             spares: 0,
+            network: crate::NetworkSpec::default(),
             boot_deadline_seconds: 60,
         }
     }

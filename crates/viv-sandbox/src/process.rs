@@ -48,11 +48,13 @@ pub(crate) fn memory_file(content: &[u8]) -> std::io::Result<File> {
 }
 
 /// Starts one of `executable`'s hidden entry points, its request as standard input, to outlive this
-/// process: nobody waits for it, and its directory keeps no file system busy.
+/// process: nobody waits for it, its directory keeps no file system busy, and of the environment, which
+/// may hold secrets, it gets only where programs are found.
 pub(crate) fn start_detached(executable: &Path, entry_point: &str, request: &impl Serialize) -> std::io::Result<()> {
     let mut command = Command::new(executable);
     command.arg(entry_point).stdin(memory_file(&serde_json::to_vec(request)?)?);
     command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).current_dir("/");
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.spawn().map(drop)
 }
 

@@ -25,7 +25,7 @@ use viv_vmm::Accel;
 
 use crate::error::io;
 use crate::process::ProcessName;
-use crate::{Error, ErrorKind, Paths, Result, SandboxSpec};
+use crate::{Error, ErrorKind, Paths, Publish, Result, SandboxSpec};
 
 const LOCK: &str = "lock";
 const RECORD: &str = "record.json";
@@ -68,6 +68,10 @@ pub struct Record {
     pub accel: Accel,
     /// When it was started, milliseconds since the Unix epoch.
     pub started_at_unix_ms: u64,
+    /// How it reaches others: `none`, `filtered`, `nat` or `bridge`.
+    pub network: String,
+    /// Ports of its loopback interface that the host shows.
+    pub published: Vec<Publish>,
     /// The process that owns it.
     pub monitor_pid: u32,
     /// The VMM, once started.
@@ -93,6 +97,8 @@ impl Record {
             memory_mib: spec.memory_mib,
             accel,
             started_at_unix_ms: now.as_millis() as u64,
+            network: spec.network.mode.name().to_owned(),
+            published: Vec::new(),
             monitor_pid,
             vmm_pid: None,
             processes: ProcessName::of(monitor_pid).into_iter().collect(),
@@ -285,6 +291,7 @@ mod tests {
             template: crate::TemplateUse::Auto,
             spares: 0,
             hostname: "h".into(),
+            network: crate::NetworkSpec::default(),
             boot_deadline_seconds: 1,
         };
         Record::new(&spec, Accel::Tcg)

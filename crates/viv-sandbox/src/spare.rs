@@ -32,6 +32,7 @@ use crate::error::{adopt, io};
 use crate::memory::bytes_of;
 use crate::monitor::attempt::Attempt;
 use crate::monitor::children::{MachineState, Machinery};
+use crate::monitor::egress::HostPorts;
 use crate::monitor::life::{self, Spare};
 use crate::plan::StartPlan;
 use crate::process::start_detached;
@@ -193,7 +194,8 @@ async fn be(request: &SpareRequest) -> Result<ExitCode> {
     let opened = store.open(&request.template).map_err(|miss| Error::new(ErrorKind::NotFound, miss.reason))?;
     let id = opened.id.clone();
     let (publish, current) = watch::channel(None);
-    let mut attempt = restore(request, opened, &place, publish.clone())?;
+    let ports = HostPorts::default();
+    let mut attempt = restore(request, opened, &place, publish.clone(), ports.clone())?;
     let up = attempt.restoration();
     let warm = async {
         up.await?;
@@ -225,7 +227,7 @@ async fn be(request: &SpareRequest) -> Result<ExitCode> {
     drop(listener);
     let _ = fs::remove_file(place.path.join(SOCKET));
     place.leave_the_others();
-    Ok(hand_out(client, request, Spare { attempt, publish }).await)
+    Ok(hand_out(client, request, Spare { attempt, publish, ports }).await)
 }
 
 fn restore(
@@ -233,6 +235,7 @@ fn restore(
     opened: Opened,
     place: &Place,
     publish: watch::Sender<Option<Link>>,
+    ports: HostPorts,
 ) -> Result<Attempt> {
     let Opened { id, token, memory, devices, scratch } = opened;
     let machinery = Machinery {
@@ -246,7 +249,7 @@ fn restore(
         state: MachineState::Saved { memory, devices },
         sockets: &|name| short_path(&place.directory, name),
     };
-    Attempt::launch(machinery, Some(id), token, publish)
+    Attempt::launch(machinery, Some(id), token, publish, ports)
 }
 
 async fn warm_up(mut current: watch::Receiver<Option<Link>>, user: &User) -> Result<()> {

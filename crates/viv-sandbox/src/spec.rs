@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use viv_proto::message::User;
 use viv_vmm::AccelChoice;
 
+use crate::network::NetworkSpec;
+
 /// Which program runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -133,6 +135,8 @@ pub struct SandboxSpec {
     pub template: TemplateUse,
     /// How many restored, paused machines are kept ready for others like this one.
     pub spares: u32,
+    /// What it has to do with others.
+    pub network: NetworkSpec,
     /// How long the guest may take to come up, in seconds.
     pub boot_deadline_seconds: u64,
 }
@@ -141,6 +145,12 @@ pub struct SandboxSpec {
 #[must_use]
 pub fn new_id() -> String {
     hex::encode(random_bytes::<4>())
+}
+
+/// A fresh placeholder for a key, which nobody guesses: 32 hexadecimal digits.
+#[must_use]
+pub fn new_token() -> String {
+    hex::encode(random_bytes::<16>())
 }
 
 /// Fresh bytes from the kernel's generator.

@@ -1,5 +1,7 @@
 //! What client and monitor say to each other on the socket pair between them: JSON, a line each.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -7,7 +9,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use viv_error::Report;
 use viv_proto::message::Mark;
 
-use crate::{Paths, Plan};
+use crate::{Paths, Plan, Publish};
 
 /// The descriptor a monitor finds its socket at.
 pub(crate) const MONITOR_DESCRIPTOR: i32 = 3;
@@ -32,6 +34,10 @@ pub(crate) enum ToMonitor {
 pub(crate) struct StartLine {
     pub(crate) plan: Plan,
     pub(crate) paths: Paths,
+    /// A file in the client's memory with the keys of the sandbox's egress, as the monitor may open it:
+    /// they never pass through the monitor's own memory, and a spare cannot be given a descriptor at
+    /// its start.
+    pub(crate) keys: Option<PathBuf>,
 }
 
 /// From the monitor. Its end closing means that nothing of the sandbox is left.
@@ -78,6 +84,8 @@ pub(crate) struct ReadyLine {
     pub(crate) marks: Vec<HostMark>,
     /// The same, by the guest's clock.
     pub(crate) guest_marks: Vec<Mark>,
+    /// Where the guest's ports are shown, in the order they were asked for.
+    pub(crate) published: Vec<Publish>,
 }
 
 /// A part of a start that was done on the host.

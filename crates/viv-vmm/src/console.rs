@@ -7,6 +7,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// How much of an output is kept, in bytes.
 const KEPT_BYTES: usize = 16 * 1024;
 
+/// What Linux says when it goes on without a timer, and so never wakes up from its first sleep. It finds
+/// out how fast the timer runs by counting along for a tenth of a second; where the host has that
+/// processor wait for so long meanwhile, it counts next to nothing, which it takes for a broken timer
+/// (`calibrate_APIC_clock` in arch/x86/kernel/apic/apic.c). It can be told the rate by Intel's CPUID leaf
+/// 0x15 alone, which QEMU does not emulate.
+pub(crate) const TIMER_LOST: &str = "APIC frequency too slow, disabling apic timer";
+
 /// The last bytes of an output: the guest's console, or the VMM's own words.
 #[derive(Debug, Clone, Default)]
 pub struct Tail(Arc<Mutex<Vec<u8>>>);
@@ -33,10 +40,32 @@ impl Tail {
 
     /// Follows an output to its end.
     pub async fn follow(self, mut output: impl AsyncRead + Unpin) {
-        let mut chunk = [0; 4096];
-        while let Ok(read @ 1..) = output.read(&mut chunk).await {
-            self.push(&chunk[..read]);
+        while self.read_from(&mut output).await.is_some() {}
+    }
+
+    /// Follows an output until the words have come up in it. False if it ended without them.
+    pub(crate) async fn follow_until(&self, output: &mut (impl AsyncRead + Unpin), words: &str) -> bool {
+        while let Some(read) = self.read_from(output).await {
+            // They may have begun in what was read before.
+            if self.recent_has(read + words.len() - 1, words.as_bytes()) {
+                return true;
+            }
         }
+        false
+    }
+
+    /// How many bytes there were to read; `None` at the end.
+    async fn read_from(&self, output: &mut (impl AsyncRead + Unpin)) -> Option<usize> {
+        let mut chunk = [0; 4096];
+        let read = output.read(&mut chunk).await.ok().filter(|read| *read > 0)?;
+        self.push(&chunk[..read]);
+        Some(read)
+    }
+
+    /// Whether the words are among the last bytes.
+    fn recent_has(&self, bytes: usize, words: &[u8]) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept[kept.len().saturating_sub(bytes)..].windows(words.len()).any(|window| window == words)
     }
 }
 
@@ -59,5 +88,16 @@ mod tests {
         tail.push(b"\x1b[31mKernel panic\x07\r\n\xff\n");
         assert!(tail.0.lock().unwrap().len() <= 2 * KEPT_BYTES);
         assert_eq!(tail.lines(2), ["[31mKernel panic", "\u{fffd}"]);
+    }
+
+    #[tokio::test]
+    async fn words_are_found_wherever_a_read_ends() {
+        let text = format!("[    0.2] {TIMER_LOST}\r\n");
+        for cut in 0..text.len() {
+            let (first, second) = text.as_bytes().split_at(cut);
+            let tail = Tail::default();
+            assert!(tail.follow_until(&mut first.chain(second), TIMER_LOST).await, "cut at {cut}");
+        }
+        assert!(!Tail::default().follow_until(&mut &text.as_bytes()[12..], TIMER_LOST).await);
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::console::Tail;
+use crate::console::{TIMER_LOST, Tail};
 use crate::spec::Descriptor;
 use crate::{CommandPlan, Error, ErrorKind, Result, qemu, qmp, sys};
 
@@ -26,6 +26,9 @@ pub enum Event {
     GuestPanicked,
     /// The guest switched the machine off in good order.
     GuestPoweredOff,
+    /// The guest's kernel found its timer broken and goes on without: it will not get far. In its words, so
+    /// that this means something only until the guest runs programs, who can say so too.
+    TimerLost,
     /// The machine's state is in its file, and the machine stands still for good.
     Saved,
     /// The machine's state could not be saved.
@@ -88,14 +91,21 @@ pub fn launch(plan: &CommandPlan, mut descriptors: BTreeMap<Descriptor, OwnedFd>
 
     let console = Tail::default();
     let words = Tail::default();
-    if let Some(output) = child.stdout.take() {
-        tokio::spawn(console.clone().follow(output));
-    }
     if let Some(output) = child.stderr.take() {
         tokio::spawn(words.clone().follow(output));
     }
     ours.set_nonblocking(true).map_err(io)?;
     let (sender, events) = mpsc::unbounded_channel();
+    if let Some(mut output) = child.stdout.take() {
+        let (console, sender) = (console.clone(), sender.clone());
+        tokio::spawn(async move {
+            if console.follow_until(&mut output, TIMER_LOST).await {
+                // Whoever would have listened is gone.
+                let _ = sender.send(Event::TimerLost);
+            }
+            console.follow(output).await;
+        });
+    }
     let (requests, requested) = mpsc::unbounded_channel();
     tokio::spawn(qmp::follow(UnixStream::from_std(ours).map_err(io)?, sender, requested));
     let devices = plan.descriptors.iter().find(|placed| placed.descriptor == Descriptor::Devices);

@@ -7,9 +7,10 @@ use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 use viv_error::Report;
 
+use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command, TargetArguments};
 use crate::commands::manage::Ending;
-use crate::commands::{doctor, exec, kernel, manage, print, run, template};
+use crate::commands::{doctor, exec, kernel, manage, net, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -23,6 +24,7 @@ pub fn main() -> ExitCode {
         Some("internal-monitor") => return viv_sandbox::monitor_main(),
         Some("internal-spare") => return viv_sandbox::spare_main(),
         Some("internal-template-maker") => return viv_sandbox::maker_main(),
+        Some("internal-egress") => return viv_net::egress_main(),
         Some("internal-file-daemon") => return viv_sandbox::file_daemon_main(),
         Some(probe::NAMESPACE_PROBE) => return namespace_probe(),
         Some("internal-reference") => {
@@ -45,6 +47,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Ps(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
         Command::Template(command) => command.is_json(),
+        Command::Net(NetCommand::Learn(arguments)) => arguments.run.json,
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };
@@ -57,6 +60,9 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Kill(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Kill, &printer),
         Command::Kernel(arguments) => kernel::kernel(&arguments.command, &printer),
         Command::Template(command) => template::template(command, &printer),
+        Command::Net(command) => net::net(command, &printer),
+        Command::Port(arguments) => net::port(arguments),
+        Command::Usage(arguments) => net::usage(arguments),
         Command::Doctor(arguments) => doctor::doctor(arguments, &printer),
         Command::Completions(arguments) => print::completions(arguments),
         Command::Man(arguments) => print::man(arguments),

@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod exit_code;
 mod guest_binary;
+mod network;
 mod output;
 mod reference;
 mod render;

@@ -124,7 +124,7 @@ fn events(text: &mut String) {
         ("the machine starts from a template", JsonEvent::Starting { id, way: &template }),
         ("a machine is taken that stood ready", JsonEvent::Starting { id, way: &spare }),
         ("the machine boots, and why; whether a template is made afterwards", JsonEvent::Starting { id, way: &cold }),
-        ("programs can be run", JsonEvent::Ready { id, milliseconds: 250, guest_uptime_ms: 4100 }),
+        ("programs can be run", JsonEvent::Ready { id, milliseconds: 250, guest_uptime_ms: 4100, published: &[] }),
         (
             "with `--timing`, at the end, also of a run that failed; `where` is client, monitor or guest",
             JsonEvent::Timing { spans: &spans, total_us: 2100 },

@@ -98,7 +98,7 @@ pub fn dry_run(
         let _ = writeln!(text, "to build first\n  {}", to_build.join(", "));
     }
     for warning in &resolved.warnings {
-        let _ = writeln!(text, "warning: {}", clean(warning));
+        let _ = writeln!(text, "warning: {}", clean(&warning.message));
     }
     text
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use viv_proto::message::{Exec, TerminalSize, User};
-use viv_sandbox::{AccelChoice, Mount, SandboxSpec, TemplateUse, VmmChoice};
+use viv_sandbox::{AccelChoice, Mount, NetworkSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
 
 use crate::environment::{HostEnvironment, is_time_zone};
 use crate::error::{Error, ErrorKind};
+use crate::network::NetworkRequest;
 use crate::output::clean::clean;
 use crate::settings::layer::Found;
 use crate::settings::values::{Size, human_bytes};
@@ -40,17 +41,20 @@ pub struct Request {
 /// A run with nothing left open.
 #[derive(Debug, Serialize)]
 pub struct Resolved {
-    /// The sandbox.
+    /// The sandbox, without its network.
     pub sandbox: SandboxSpec,
     /// The program in it.
     pub exec: Exec,
+    /// What is asked of the network, which looks at more of the host to be resolved.
+    #[serde(skip)]
+    pub network: NetworkRequest,
     /// How long the program may take.
     #[serde(rename = "timeout_ms", serialize_with = "as_milliseconds")]
     pub timeout: Option<Duration>,
     /// Where each setting that has a single value was found.
     pub origins: BTreeMap<&'static str, Origin>,
     /// What is less than was asked for.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 fn as_milliseconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -66,7 +70,7 @@ pub fn resolve(
     host: &HostEnvironment,
     canonicalize: &dyn Fn(&Path) -> io::Result<PathBuf>,
 ) -> Result<Resolved, Error> {
-    let Request { id, settings, workspace, command, terminal } = request;
+    let Request { id, mut settings, workspace, command, terminal } = request;
     let mut origins = BTreeMap::new();
     let mut pick = |key: &'static str, origin: Option<Origin>| {
         origins.insert(key, origin.unwrap_or(Origin::Default));
@@ -87,11 +91,16 @@ pub fn resolve(
     pick("user", origin(settings.user.as_ref()));
     pick("timeout", origin(settings.timeout.as_ref()));
     pick("name", origin(settings.name.as_ref()));
+    pick("net", origin(settings.net.as_ref()));
+    let network = NetworkRequest::take(&mut settings);
 
     let mut warnings = Vec::new();
     let cpus = settings.cpus.map_or_else(|| default_cpus(host.cpus), |found| found.value);
     if cpus > host.cpus {
-        warnings.push(format!("{cpus} CPUs are asked for, but the host has {}: they will share", host.cpus));
+        warnings.push(Warning {
+            message: format!("{cpus} CPUs are asked for, but the host has {}: they will share", host.cpus),
+            hint: None,
+        });
     }
     let memory = settings.memory.map_or(DEFAULT_MEMORY, |found| found.value);
     check_memory(memory, host)?;
@@ -119,6 +128,7 @@ pub fn resolve(
         workspace,
         mounts,
         user: agent(host),
+        network: NetworkSpec::default(),
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {
@@ -128,7 +138,7 @@ pub fn resolve(
         user: settings.user.map_or_else(|| AGENT.to_owned(), |found| found.value),
         terminal,
     };
-    Ok(Resolved { sandbox, exec, timeout: settings.timeout.map(|found| found.value), origins, warnings })
+    Ok(Resolved { sandbox, exec, network, timeout: settings.timeout.map(|found| found.value), origins, warnings })
 }
 
 /// The ordinary user inside, who is the host user as far as files are concerned.

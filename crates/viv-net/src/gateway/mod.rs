@@ -1,12 +1,51 @@
 //! The model gateway: the guest holds a placeholder, the key is put in here.
+//!
+//! ```text
+//!  guest: POST /anthropic/v1/messages, x-api-key: placeholder
+//!    route       which upstream, who calls; keys and hop-by-hop headers out       401, 404, 426
+//!    credential  the host's key: variable, file, command, login                   401, 403
+//!    ledger      reserve in the budgets, record as begun                          400, 402
+//!    upload      body through as it comes, model's name read, first MiB kept      413
+//!    client      connect, TLS, proxy; key refused: read anew, once more           502, 504
+//!    download    answer through as it comes; meter reads usage; ledger: cut or record
+//! ```
+//!
+//! Neither bodies nor unknown headers, queries and fields are changed, with these exceptions: the key,
+//! `accept-encoding` (an answer that is compressed cannot be metered), and the body of an answer with
+//! status 401, in which providers repeat parts of the key.
+
+mod answer;
+mod budget;
+mod client;
+mod credential;
+mod download;
+mod ledger;
+mod login;
+pub mod meter;
+mod route;
+mod scan;
+mod serve;
+mod sse;
+mod upload;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, ErrorKind};
+
+pub use meter::Tokens;
+pub use serve::Gateway;
+pub use usage::{Record, USAGE_FILE, UsageLine, read_usage, summarize};
+
+/// Variables of the host's environment that connections to upstreams go by, if [`crate::spec::Keys`]
+/// has them: a proxy's URL may have a password in it.
+pub const PROXY_VARIABLES: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"];
+
 /// Which model APIs a sandbox's agents may call, and how much.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewaySpec {
     /// By the first part of the path they answer at: `anthropic` for `/anthropic/v1/messages`.
     pub upstreams: BTreeMap<String, Upstream>,
@@ -18,6 +57,30 @@ pub struct GatewaySpec {
     /// US dollars per million tokens, by the beginning of the model's name; the longest one counts.
     #[serde(default)]
     pub prices: BTreeMap<String, Price>,
+    /// Certificate authorities, as PEM, that upstreams are checked by in place of the host's own.
+    #[serde(default)]
+    pub authorities: Option<PathBuf>,
+    /// For how long an upstream may send nothing, in seconds, while an answer is due.
+    #[serde(default = "stalled_after")]
+    pub stalled_after: u64,
+}
+
+/// Models think for minutes before they speak.
+fn stalled_after() -> u64 {
+    600
+}
+
+impl Default for GatewaySpec {
+    fn default() -> Self {
+        Self {
+            upstreams: BTreeMap::new(),
+            agents: Vec::new(),
+            budget: Budget::default(),
+            prices: BTreeMap::new(),
+            authorities: None,
+            stalled_after: stalled_after(),
+        }
+    }
 }
 
 /// One model API.
@@ -104,7 +167,7 @@ pub struct Budget {
     /// Input and output tokens, cached ones included.
     #[serde(default)]
     pub tokens: Option<u64>,
-    /// Calls that were let through.
+    /// Calls that were let through; GET and HEAD are none.
     #[serde(default)]
     pub requests: Option<u64>,
 }

@@ -1,6 +1,5 @@
 //! One attempt to bring a machine up: restored from a template, or booted.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,12 +7,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use viv_link::Link;
 use viv_proto::handshake::{FIRST_TOKEN, Token};
-use viv_proto::message::{Configure, Configured, Network, kind};
+use viv_proto::message::{Configure, Configured, kind};
 use viv_proto::{CONTROL_PORT, ProtocolError};
 use viv_vmm::LinkCarrier;
 
 use super::children::{Children, LINK_SOCKET, MachineState, Machinery};
 use super::clock;
+use super::egress::HostPorts;
 use super::link::{self, Carrier};
 use crate::error::adopt;
 use crate::exec::ask;
@@ -23,6 +23,10 @@ use crate::spec::random_bytes;
 use crate::template::{Opened, Store};
 use crate::wire::{HostMark, StartLine, Way};
 use crate::{Error, ErrorKind, Plan, Result, TemplateUse};
+
+/// How often a machine is booted that gets stuck each time: at the worst that was seen, where the host had
+/// the machine wait for most of its boot, half of the boots did.
+pub(crate) const MOST_BOOTS: usize = 8;
 
 /// Where a machine comes from.
 pub(super) enum Source {
@@ -83,6 +87,7 @@ impl Attempt {
         source: Source,
         run: &RunDirectory,
         publish: watch::Sender<Option<Link>>,
+        ports: HostPorts,
     ) -> Result<Self> {
         let (vmm, scratch, machine, template, token) = match (source, &plan.start) {
             (Source::Template(Opened { id, token, memory, devices, scratch }), StartPlan::Template(template)) => {
@@ -105,16 +110,17 @@ impl Attempt {
             state: machine,
             sockets: &|name| run.socket_path(name),
         };
-        Self::launch(machinery, template, token, publish)
+        Self::launch(machinery, template, token, publish, ports)
     }
 
     /// Starts a machine, which will say that it is `template` if it is restored from one, and keeps its
-    /// link, whose first session begins with `token`.
+    /// link, whose first session begins with `token`; `ports` are what it finds on the host.
     pub(crate) fn launch(
         machinery: Machinery<'_>,
         template: Option<String>,
         token: Token,
         publish: watch::Sender<Option<Link>>,
+        ports: HostPorts,
     ) -> Result<Self> {
         let carrier = match machinery.link {
             LinkCarrier::VirtioSerial => Carrier::Socket((machinery.sockets)(LINK_SOCKET)),
@@ -123,7 +129,7 @@ impl Attempt {
         let children = Children::start(machinery)?;
         let (cut, cuts) = mpsc::channel(1);
         let (refuse, refused) = mpsc::channel(1);
-        let keeper = tokio::spawn(link::keep(carrier, token, publish, cuts, refuse));
+        let keeper = tokio::spawn(link::keep(carrier, token, ports, publish, cuts, refuse));
         Ok(Self { children, template, restored: false, keeper, cut, refused })
     }
 
@@ -178,10 +184,10 @@ fn request(first: &StartLine) -> Configure {
         user: spec.user.clone(),
         shares: first.plan.guest_shares.clone(),
         workspace: first.plan.guest_shares.first().map(|share| share.destination.clone()),
-        network: Network::default(),
-        environment: BTreeMap::new(),
-        files: Vec::new(),
-        certificates: None,
+        network: spec.network.guest(),
+        environment: spec.network.environment.clone(),
+        files: spec.network.files.clone(),
+        certificates: spec.network.certificates().map(|(_, inside)| inside.destination),
     }
 }
 

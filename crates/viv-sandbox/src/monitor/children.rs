@@ -176,6 +176,7 @@ impl Children {
                 failure = not_ready(&mut self.ready, &self.told_ready) => return failure,
                 change = self.machine.next() => match change {
                     Ok(Change::Event(viv_vmm::Event::HostDiskFull)) => return host_disk_full(),
+                    Ok(Change::Event(viv_vmm::Event::TimerLost)) if !guest_was_up => return timer_lost(),
                     Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
                     Ok(Change::Ended(status)) => return self.cause(Some(status), guest_was_up).await,
                     Err(error) => return adopt(error),
@@ -304,6 +305,11 @@ fn append_key(scratch: &File, key: &VsockKey) -> std::io::Result<()> {
 fn host_disk_full() -> Error {
     Error::new(ErrorKind::HostDiskFull, "the host's disk is full: the sandbox's scratch disk cannot grow")
         .hint("free space where `viv doctor` says the state directory is, or move it with XDG_STATE_HOME")
+}
+
+fn timer_lost() -> Error {
+    let what = "the guest's kernel could not find out how fast its timer runs, as happens on a very busy host";
+    Error::new(ErrorKind::GuestStuck, what)
 }
 
 fn with_lines(error: Error, lines: Vec<String>) -> Error {

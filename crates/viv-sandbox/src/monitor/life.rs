@@ -8,24 +8,29 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use viv_error::Report;
 use viv_link::Link;
 use viv_proto::CONTROL_PORT;
 use viv_proto::message::{Configured, kind};
+use viv_proto::port;
 
-use super::attempt::{Attempt, Source, guest_is_silent};
+use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
 use super::children::Children;
 use super::clock;
+use super::egress::HostPorts;
 use super::link::Current;
-use super::server::{Command, Server};
+use super::network::Network;
+use super::server::{Command, Guest, Server};
+use super::stall;
 use crate::error::io;
 use crate::exec::ask;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
 use crate::template::Store;
-use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor};
-use crate::{Error, ErrorKind, Result, TemplateUse};
+use crate::wire::{self, FromMonitor, HostMark, Lines, ReadyLine, StartLine, ToMonitor, Way};
+use crate::{Error, ErrorKind, Publish, Result, TemplateUse};
 
 /// How long the guest may take to flush its shares when someone waits for it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(15);
@@ -62,6 +67,7 @@ enum End {
 pub(crate) struct Spare {
     pub(crate) attempt: Attempt,
     pub(crate) publish: watch::Sender<Option<Link>>,
+    pub(crate) ports: HostPorts,
 }
 
 /// Owns a sandbox for the client at the other end, from its first line on. `ready` gives a machine that
@@ -93,42 +99,55 @@ async fn live(
 ) -> Result<()> {
     let plan = &first.plan;
     let mut marks = vec![HostMark::now("monitor")];
-    let mut record = Record::new(&plan.spec, plan.accel);
+    let record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
-    let (publish, mut ready) = match spare {
-        Some(Spare { attempt, publish }) => (publish, Some(attempt)),
-        None => (watch::channel(None).0, None),
+    let (publish, ports, mut ready) = match spare {
+        Some(Spare { attempt, publish, ports }) => (publish, ports, Some(attempt)),
+        None => (watch::channel(None).0, HostPorts::default(), None),
     };
     let mut source = if ready.is_some() { Source::Spare } else { Source::choose(plan, &store) };
     let current = publish.subscribe();
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
     let (carrying, carried) = watch::channel(0);
-    let mut server =
-        Some((Server { current: current.clone(), configured: is_configured, commands, carrying }, listener));
-    let mut serving = None;
-    let mut life = Life { lines, waiting, current, commands: command_queue, carried, clock: None };
-    let outcome = loop {
-        let _ = wire::send(writer, &FromMonitor::Starting(source.way(plan))).await;
+    let guest = Guest { current: current.clone(), configured: is_configured };
+    let mut server = Some((Server { guest: guest.clone(), commands, carrying }, listener));
+    let (network, published) = Network::open(first, &run, &ports, guest).await?;
+    let mut serving = JoinSet::new();
+    let record = Record { published, ..record };
+    let mut life =
+        Life { lines, waiting, current, commands: command_queue, carried, clock: None, network, run, record };
+    let mut boots = 0;
+    loop {
+        let way = source.way(plan);
+        let _ = wire::send(writer, &FromMonitor::Starting(way.clone())).await;
         let is_spare = ready.is_some();
+        boots += usize::from(matches!(way, Way::Cold { .. }));
         let mut attempt = match ready.take() {
             Some(attempt) => attempt,
-            None => Attempt::start(plan, &first.paths.state, source, &run, publish.clone())?,
+            None => Attempt::start(plan, &first.paths.state, source, &life.run, publish.clone(), ports.clone())?,
         };
         marks.push(HostMark::now("started"));
-        record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
-        run.write(&record)?;
-        serving = serving.or_else(|| server.take().map(|(server, listener)| tokio::spawn(server.run(listener))));
+        life.record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
+        life.run.write(&life.record)?;
+        if let Some((server, listener)) = server.take() {
+            serving.spawn(server.run(listener));
+        }
 
         let end = match life.bring_up(first, &mut attempt).await {
             Ok((answer, more)) => {
                 configured.send_replace(true);
-                record.state = State::Running;
-                run.write(&record)?;
+                life.record.state = State::Running;
+                life.run.write(&life.record)?;
                 marks.extend(more);
-                let ready = ReadyLine { guest_uptime_ms: answer.uptime_ms, marks, guest_marks: answer.marks };
+                let ready = ReadyLine {
+                    guest_uptime_ms: answer.uptime_ms,
+                    marks,
+                    guest_marks: answer.marks,
+                    published: life.record.published.clone(),
+                };
                 let _ = wire::send(writer, &FromMonitor::Ready(ready)).await;
                 life.clock = Some(clock::Watch::new(attempt.children.machine.pid()));
                 life.serve(&mut attempt, true).await
@@ -153,19 +172,22 @@ async fn live(
                 source = Source::Cold { reason, make_template: plan.spec.template == TemplateUse::Auto };
                 continue;
             }
+            Err(End::Broken(error)) if *error.kind() == ErrorKind::GuestStuck && boots < MOST_BOOTS => {
+                attempt.end().await;
+                publish.send_replace(None);
+                let make_template = matches!(way, Way::Cold { make_template: true, .. });
+                source = Source::Cold { reason: format!("once more, since {error}"), make_template };
+                continue;
+            }
             Err(end) => end,
         };
-        record.state = State::Stopping;
+        life.record.state = State::Stopping;
         // Only for others to see; the end does not depend on it.
-        let _ = run.write(&record);
+        let _ = life.run.write(&life.record);
         let outcome = life.finish(end, &mut attempt.children).await;
         attempt.end().await;
-        break outcome;
-    };
-    if let Some(serving) = serving {
-        serving.abort();
+        return outcome;
     }
-    outcome
 }
 
 struct Life<'a> {
@@ -177,6 +199,10 @@ struct Life<'a> {
     carried: watch::Receiver<usize>,
     /// Once the guest is up.
     clock: Option<clock::Watch>,
+    network: Network,
+    run: RunDirectory,
+    /// What others see of it.
+    record: Record,
 }
 
 impl Life<'_> {
@@ -189,6 +215,7 @@ impl Life<'_> {
         let deadline = Duration::from_secs(first.plan.spec.boot_deadline_seconds);
         let deadline = if attempt.is_restored() { deadline.min(RESTORE_PATIENCE) } else { deadline };
         let configured = attempt.configuration(first, self.current.clone());
+        let (vmm, restored) = (attempt.children.machine.pid(), attempt.is_restored());
         tokio::select! {
             answer = configured => match answer {
                 Ok(answer) => Ok(answer),
@@ -198,6 +225,8 @@ impl Life<'_> {
                     .unwrap_or(End::Broken(error))),
             },
             end = self.serve(attempt, false) => Err(end),
+            // One that is restored has a shorter deadline as it is.
+            stuck = stall::stuck(vmm), if !restored => Err(End::Broken(stuck)),
             () = tokio::time::sleep(deadline) => {
                 let late = Error::new(
                     ErrorKind::BootTimeout,
@@ -207,7 +236,7 @@ impl Life<'_> {
             }
         }
         .map_err(|end| match end {
-            End::Broken(error) if *error.kind() == ErrorKind::BootTimeout => {
+            End::Broken(error) if matches!(error.kind(), ErrorKind::BootTimeout | ErrorKind::GuestStuck) => {
                 End::Broken(attempt.children.with_console(error))
             }
             end => end,
@@ -244,6 +273,7 @@ impl Life<'_> {
                         return End::Kill;
                     }
                     Command::Relink(stream) => self.relink(&attempt.cut, stream).await,
+                    Command::Publish(wanted, stream) => self.publish(wanted, stream).await,
                 },
                 _ = glances.tick(), if self.clock.is_some() => self.look_at_the_clock(),
                 _ = terminate.recv() => return End::Stop,
@@ -260,6 +290,20 @@ impl Life<'_> {
             // A guest that does not answer has other troubles, which are noticed elsewhere.
             tokio::spawn(tokio::time::timeout(CLOCK_PATIENCE, async move { clock::set_right(&link).await }));
         }
+    }
+
+    async fn publish(&mut self, wanted: Publish, mut stream: UnixStream) {
+        let answer = match self.network.publish(wanted).await {
+            Ok(published) => {
+                self.record.published.push(published);
+                // Only for others to see.
+                let _ = self.run.write(&self.record);
+                format!("OK {}\n", published.address)
+            }
+            Err(error) => port::refusal_line(&Report::from(&error).line()),
+        };
+        // Whoever asked may be gone; the port stays.
+        let _ = stream.write_all(answer.as_bytes()).await;
     }
 
     async fn relink(&mut self, cut: &mpsc::Sender<()>, mut stream: UnixStream) {

@@ -8,9 +8,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
-use viv_link::{Incoming, Link, LinkError};
+use viv_link::{Link, LinkError};
 use viv_proto::handshake::{FIRST_TOKEN, Token};
 use viv_proto::{ProtocolError, VSOCK_LINK_PORT, VsockKey};
+
+use super::egress::HostPorts;
 
 /// Between attempts to make a link: it broke, or no one listens yet.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -51,11 +53,13 @@ impl Carrier {
     }
 }
 
-/// Keeps a link for ever. Its first session begins with `reset`. `cut` breaks it on purpose; `refused` gets the reason if the guest
-/// speaks another version, after which there is no point in trying again.
+/// Keeps a link for ever. Its first session begins with `reset`; `ports` are what the guest finds on the
+/// host. `cut` breaks it on purpose; `refused` gets the reason if the guest speaks another version, after
+/// which there is no point in trying again.
 pub(super) async fn keep(
     carrier: Carrier,
     mut reset: Token,
+    ports: HostPorts,
     current: watch::Sender<Option<Link>>,
     mut cut: mpsc::Receiver<()>,
     refused: mpsc::Sender<ProtocolError>,
@@ -68,7 +72,7 @@ pub(super) async fn keep(
                 current.send_replace(Some(session.link));
                 tokio::select! {
                     _ = session.driver.run() => {}
-                    () = refuse_all(session.incoming) => {}
+                    () = ports.serve(session.incoming) => {}
                     Some(()) = cut.recv() => {}
                 }
                 current.send_replace(None);
@@ -81,13 +85,4 @@ pub(super) async fn keep(
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-}
-
-/// The host serves no port to guests yet. Ends only with the session.
-async fn refuse_all(mut incoming: Incoming) {
-    while let Some(request) = incoming.next().await {
-        let reason = format!("the host serves no port {}", request.port);
-        request.refuse(&reason).await;
-    }
-    std::future::pending().await
 }

@@ -16,9 +16,14 @@
 pub(crate) mod attempt;
 pub(crate) mod children;
 mod clock;
+pub(crate) mod egress;
 pub(crate) mod life;
 mod link;
+mod names;
+mod network;
+mod publish;
 mod server;
+pub(crate) mod stall;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

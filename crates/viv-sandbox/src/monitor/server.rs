@@ -7,6 +7,7 @@ use viv_link::{Link, LinkError};
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 
 use super::link::Current;
+use crate::Publish;
 
 /// Per direction of a connection, in bytes: a frame and its header.
 const COPY_BYTES: usize = 64 * 1024 + 8;
@@ -16,13 +17,28 @@ pub(super) enum Command {
     Stop(UnixStream),
     Kill(UnixStream),
     Relink(UnixStream),
+    Publish(Publish, UnixStream),
+}
+
+/// A guest as it can be reached once it is configured.
+#[derive(Clone)]
+pub(super) struct Guest {
+    pub(super) current: Current,
+    pub(super) configured: watch::Receiver<bool>,
+}
+
+impl Guest {
+    /// The link, once the guest is configured and while it is whole; none if the sandbox ends.
+    pub(super) async fn link(&mut self) -> Option<Link> {
+        self.configured.wait_for(|configured| *configured).await.ok()?;
+        self.current.wait_for(Option::is_some).await.ok()?.clone()
+    }
 }
 
 /// What connections share.
 #[derive(Clone)]
 pub(super) struct Server {
-    pub(super) current: Current,
-    pub(super) configured: watch::Receiver<bool>,
+    pub(super) guest: Guest,
     pub(super) commands: mpsc::Sender<Command>,
     /// How many connections carry something to or from the guest.
     pub(super) carrying: watch::Sender<usize>,
@@ -49,7 +65,10 @@ impl Server {
             b"STOP" => Command::Stop(stream),
             b"KILL" => Command::Kill(stream),
             b"RELINK" => Command::Relink(stream),
-            line => return self.connect(line, stream).await,
+            line => match parse_publish(line) {
+                Some(publish) => Command::Publish(publish, stream),
+                None => return self.connect(line, stream).await,
+            },
         };
         // A monitor that hears no more commands is ending, which closes the connection.
         let _ = self.commands.send(command).await;
@@ -57,7 +76,7 @@ impl Server {
 
     async fn connect(&mut self, line: &[u8], mut stream: UnixStream) {
         let opened = match port::parse_connect(line) {
-            Ok(number) => match self.link().await {
+            Ok(number) => match self.guest.link().await {
                 Some(link) => link.open(number).await,
                 None => Err(LinkError::Closed),
             },
@@ -78,12 +97,12 @@ impl Server {
             self.carrying.send_modify(|count| *count -= 1);
         }
     }
+}
 
-    /// The link, once the guest is configured and while it is whole.
-    async fn link(&mut self) -> Option<Link> {
-        self.configured.wait_for(|configured| *configured).await.ok()?;
-        self.current.wait_for(Option::is_some).await.ok()?.clone()
-    }
+/// `PUBLISH <address> <port of the guest>`
+fn parse_publish(line: &[u8]) -> Option<Publish> {
+    let (address, guest_port) = std::str::from_utf8(line).ok()?.strip_prefix("PUBLISH ")?.split_once(' ')?;
+    Some(Publish { address: address.parse().ok()?, guest_port: guest_port.parse().ok()? })
 }
 
 /// Byte by byte: what follows the line is for the guest.

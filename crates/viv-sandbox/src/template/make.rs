@@ -25,8 +25,9 @@ use super::TemplatePlan;
 use super::store::{DEVICES, MEMORY, SCRATCH, Store, TemplateInfo, private_file};
 use crate::error::{from_report, io};
 use crate::exec::ask;
-use crate::monitor::attempt::guest_is_silent;
+use crate::monitor::attempt::{MOST_BOOTS, guest_is_silent};
 use crate::monitor::children::{Children, LINK_SOCKET, MachineState, Machinery, SHARES_SOCKET};
+use crate::monitor::stall;
 use crate::plan::StartPlan;
 use crate::process::{memory_file, start_detached};
 use crate::registry::{open_directory, short_path};
@@ -230,7 +231,7 @@ async fn run(request: &MakeRequest) -> Result<TemplateInfo> {
     let (staged, _staged_lock) = store.stage(key)?;
     let room = if request.background { enough_memory(request.memory_mib, memory::available()) } else { Ok(()) };
     let made = match room {
-        Ok(()) => boot_and_save(request, &staged).await,
+        Ok(()) => boot_until_saved(request, &staged).await,
         Err(error) => Err(error),
     };
     let kept = made.and_then(|(id, token)| store.keep(&staged, &request.template, id, &token));
@@ -256,6 +257,20 @@ fn enough_memory(memory_mib: u64, available: Option<u64>) -> Result<()> {
         .hint("viv template build makes it all the same")),
         _ => Ok(()),
     }
+}
+
+/// Boots once more where the guest gets stuck.
+async fn boot_until_saved(request: &MakeRequest, staged: &Path) -> Result<(String, Token)> {
+    for _ in 1..MOST_BOOTS {
+        match boot_and_save(request, staged).await {
+            Err(error) if *error.kind() == ErrorKind::GuestStuck => {}
+            other => return other,
+        }
+        for name in [SCRATCH, MEMORY, DEVICES] {
+            std::fs::remove_file(staged.join(name)).map_err(io("what was not saved could not be removed"))?;
+        }
+    }
+    boot_and_save(request, staged).await
 }
 
 /// Returns what the guest will say it is, and what its next session begins with.
@@ -287,6 +302,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
     let id = hex::encode(random_bytes::<16>());
     let patience = if request.background { BACKGROUND_PATIENCE } else { WARM_UP_PATIENCE };
     let deadline = Duration::from_secs(request.boot_deadline_seconds) + patience;
+    let vmm = children.machine.pid();
     let prepared = tokio::select! {
         prepared = tokio::time::timeout(deadline, prepare(request, &id, sockets(LINK_SOCKET))) => {
             prepared.unwrap_or_else(|_| {
@@ -295,6 +311,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
             })
         }
         trouble = children.trouble(false) => Err(trouble),
+        stuck = stall::stuck(vmm) => Err(stuck),
     };
     let saved = match prepared {
         Ok(token) => {

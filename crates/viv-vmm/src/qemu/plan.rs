@@ -158,6 +158,8 @@ fn kernel_command_line(spec: &MachineSpec, facts: &HostFacts) -> String {
         // also be told that all processors count alike, which they do, since each of them reads the
         // host's counter: else it goes by timer ticks, of which a busy host has it miss many.
         line.push(format!("tsc_early_khz={} tsc=reliable", facts.tsc_khz));
+        // The kernel's warnings from the first one on: one of them ends the boot (see console.rs).
+        line.push("earlycon=uart8250,io,0x3f8 loglevel=5".to_owned());
     }
     let link = match spec.link {
         LinkCarrier::VirtioSerial => "viv.link=virtio-serial",

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and nothing about what it does.
 
 mod kernel;
+pub mod network;
 mod run;
 mod template;
 
@@ -96,6 +97,13 @@ Examples:
     /// List, remove and make templates: booted machines that `viv run` starts from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// Show, learn and trust what sandboxes connect to
+    #[command(subcommand)]
+    Net(network::NetCommand),
+    /// Show a port of a running sandbox on this host
+    Port(network::PortArguments),
+    /// Show calls to model APIs, their tokens and their cost
+    Usage(network::UsageArguments),
     /// Check whether this machine is ready, and say what to do about it
     Doctor(DoctorArguments),
     /// Print the completion script of a shell

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
+use super::network::NetworkArguments;
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
 use crate::settings::values::{self, EnvironmentRequest, MountText, Size};
@@ -23,9 +24,13 @@ Examples:
   viv run --timeout 5m --json -- ./script    for programs: events and the result as JSON on stderr
   viv run --timing -- true                   where the time goes
   viv run --dry-run                          what would be run, without running it
+  viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
+  viv run --gateway anthropic --budget 5usd -- claude -p \"fix the tests\"
+  viv run --publish 8080 -- python3 -m http.server 8080
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
-path and as /workspace; the rest of the machine is thrown away afterwards. There is no network yet.
+path and as /workspace; the rest of the machine is thrown away afterwards. It reaches what --allow
+names and nothing else of the network; see docs/network.md.
 
 Exit code: the command's; 124 timed out, 125 viv failed, 126 not executable, 127 not found.")]
 pub struct RunArguments {
@@ -51,6 +56,9 @@ pub struct RunArguments {
     /// Share even what viv refuses to: /, your home directory, viv's own files
     #[arg(long, help_heading = "Shares")]
     pub i_know: bool,
+
+    #[command(flatten)]
+    pub network: NetworkArguments,
 
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment, help_heading = "Program")]
@@ -156,7 +164,7 @@ impl RunArguments {
             spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
-            ..self.machine.layer(directory)
+            ..self.network.layer(directory, self.machine.layer(directory))
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What each command does.
 
+mod denials;
 pub mod doctor;
 mod dry_run;
 pub mod exec;
 pub mod kernel;
 pub mod manage;
+pub mod net;
 mod prepare;
 pub mod print;
 pub mod run;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use viv_image::{Cache, ImageSource};
-use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec};
+use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::guest_binary;
+use crate::network::trusted;
 use crate::output::clean::clean;
 use crate::output::{Printer, ProgressReporter};
 use crate::resolve::{self, Request, Resolved};
@@ -42,11 +43,14 @@ pub fn settings(
         .into());
     }
     let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
-    let project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
+    let mut project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
+    let untrusted = trusted::withhold(&mut project_file, &workspace, paths);
     let settings = asked.over(project_file).over(user_file);
     let terminal = terminal::wanted().then(terminal::size);
     let request = Request { id: viv_sandbox::new_id(), settings, workspace, command: command.to_vec(), terminal };
-    Ok(resolve::resolve(request, host, &|path| path.canonicalize())?)
+    let mut resolved = resolve::resolve(request, host, &|path| path.canonicalize())?;
+    resolved.warnings.extend(untrusted.map(|message| Warning { message, hint: Some("viv net trust".to_owned()) }));
+    Ok(resolved)
 }
 
 /// Plans a sandbox and builds what it is made from, if that is missing; marks on `clock` when the

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use viv_proto::message::Exec;
-use viv_sandbox::{Event, HostMark, MakeRequest, Paths, Plan, Sandbox, StartRequest, Way};
+use viv_proto::message::{Exec, Secret};
+use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox, StartRequest, Warning, Way};
 
+use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
 use crate::cli::RunArguments;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Failure};
+use crate::network::{self, Network, secrets};
 use crate::output::{JsonEvent, Printer, Timings, milliseconds};
 use crate::resolve::Resolved;
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
@@ -22,37 +24,63 @@ use crate::{exit_code, render};
 /// # Errors
 /// Whatever keeps the program from running to its end.
 pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
+    run_with(arguments, printer, &|_| {}).map(|(code, _)| code)
+}
+
+/// The same with a change to its network; also returns the sandbox's id.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    arguments: &RunArguments,
+    printer: &Printer,
+    change: &dyn Fn(&mut NetworkSpec),
+) -> Result<(u8, String), Failure> {
     let began = Instant::now();
     let mut clock = Clock::start();
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
     let asked = arguments.layer(&host.directory);
-    let resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    let mut resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
+    let Network { spec, keys, withheld, warnings } =
+        network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
+    resolved.sandbox.network = spec;
+    change(&mut resolved.sandbox.network);
+    resolved.warnings.extend(warnings.into_iter().map(|message| Warning { message, hint: None }));
     if arguments.dry_run {
-        return dry_run(&resolved, &paths, arguments.json);
+        return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }
-    let Resolved { sandbox, exec, timeout, warnings, .. } = resolved;
+    let Resolved { sandbox, mut exec, network, timeout, warnings, .. } = resolved;
     for warning in &warnings {
-        printer.warning(warning, None);
+        printer.warning(&warning.message, warning.hint.as_deref());
+    }
+    let secrets = secrets::read(&network.secrets, &host.variables)?;
+    for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
+        exec.env.insert(secret.name.clone(), secret.value.clone());
     }
     let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|plan| {
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
-        let start = StartRequest { plan, paths, executable };
-        block_on(run_in_sandbox(start, Program { exec, timeout, began }, printer, &mut clock))?
+        let start = StartRequest { plan, paths, executable, keys, withheld };
+        let program = Program { exec, secrets, deploy_key: arguments.network.deploy_key, timeout, began };
+        block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
     let Ran { exit_code, signal, timed_out, timings } = ran?;
     printer.event(&JsonEvent::Result { id: &sandbox.id, exit_code, signal, timed_out, timings });
-    Ok(exit_code)
+    Ok((exit_code, sandbox.id))
 }
 
 /// What is run in a sandbox.
 struct Program {
     exec: Exec,
+    /// What it finds in /run/secrets.
+    secrets: Vec<Secret>,
+    /// Whether it finds a key pair of its own there.
+    deploy_key: bool,
     timeout: Option<Duration>,
     /// When viv was started.
     began: Instant,
@@ -99,7 +127,7 @@ async fn run_in_sandbox(
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { mut exec, timeout, began } = program;
+    let Program { mut exec, secrets, deploy_key, timeout, began } = program;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -126,9 +154,13 @@ async fn run_in_sandbox(
             later.template = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
             later.spares = plan.clone().filter(|_| !matches!(way, Way::Cold { .. }));
         }
-        Event::Ready { guest_uptime_ms, marks, guest_marks } => {
+        Event::Ready { guest_uptime_ms, marks, guest_marks, published } => {
             let milliseconds = milliseconds(start_began.elapsed());
-            printer.event(&JsonEvent::Ready { id: &id, milliseconds, guest_uptime_ms: *guest_uptime_ms });
+            let guest_uptime_ms = *guest_uptime_ms;
+            printer.event(&JsonEvent::Ready { id: &id, milliseconds, guest_uptime_ms, published });
+            for port in published {
+                printer.note(&format!("port {} of the sandbox is at {}", port.guest_port, port.address));
+            }
             clock.heard(Told { monitor: marks.clone(), guest: guest_marks.clone() });
         }
         _ => {}
@@ -141,11 +173,19 @@ async fn run_in_sandbox(
     timings.start_ms = milliseconds(start_began.elapsed());
     printer.timing("the sandbox is up", start_began.elapsed());
     clock.mark("ready");
+    hand_over(&sandbox, &secrets, deploy_key, printer).await?;
+    drop(secrets);
+    let denials = Denials::new(&paths, &id, printer);
 
     let program_began = Instant::now();
     let options = SessionOptions { terminal: at_terminal, timeout };
     let outcome = {
-        let running = run_program(&mut sandbox, &exec, options, &mut signals, printer, clock);
+        let running = async {
+            tokio::select! {
+                outcome = run_program(&mut sandbox, &exec, options, &mut signals, printer, clock) => outcome,
+                never = denials.watch() => match never {},
+            }
+        };
         tokio::pin!(running);
         tokio::select! {
             outcome = &mut running => outcome,
@@ -171,6 +211,7 @@ async fn run_in_sandbox(
     timings.total_ms = milliseconds(began.elapsed());
     printer.timing("the sandbox is gone", stop_began.elapsed());
     clock.mark("stopped");
+    denials.show_rest();
     later.begin();
 
     let (end, first_output) = outcome?;
@@ -189,6 +230,19 @@ async fn run_in_sandbox(
     let signal = if let End::Exited(report) = &end { report.signal } else { None };
     let timed_out = matches!(end, End::TimedOut);
     Ok(Ran { exit_code: code, signal, timed_out, timings })
+}
+
+/// What the program is to find when it starts.
+async fn hand_over(sandbox: &Sandbox, secrets: &[Secret], deploy_key: bool, printer: &Printer) -> Result<(), Failure> {
+    for secret in secrets {
+        sandbox.put_secret(secret).await?;
+    }
+    if deploy_key {
+        let public = sandbox.deploy_key().await?;
+        printer.event(&JsonEvent::DeployKey { public: &public });
+        printer.note(&format!("deploy key: {public}"));
+    }
+    Ok(())
 }
 
 /// Runs the program to the session's end. Returns that and when its first output came.

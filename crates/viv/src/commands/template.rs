@@ -117,7 +117,7 @@ fn build(arguments: &BuildArguments, paths: &Paths, printer: &Printer) -> Result
     let asked = Layer { template: wanted, ..arguments.machine.layer(&host.directory) };
     let resolved = prepare::settings(arguments.workspace.as_deref(), asked, &[], &host, paths)?;
     for warning in &resolved.warnings {
-        printer.warning(warning, None);
+        printer.warning(&warning.message, warning.hint.as_deref());
     }
     // Where there can be none, nothing has to be built to say so.
     let facts = viv_sandbox::probe_host(paths)?;

@@ -10,10 +10,12 @@ use std::time::Duration;
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 use viv_error::Report;
-use viv_sandbox::Way;
+use viv_net::event::Denial;
+use viv_sandbox::{Publish, Way};
 
 use crate::cli::Verbosity;
 use crate::error::Failure;
+use crate::terminal::raw;
 use crate::timing::Span;
 use clean::{clean, clean_lines};
 
@@ -54,6 +56,19 @@ pub enum JsonEvent<'a> {
         milliseconds: u64,
         /// Since its kernel's start, by the guest's clock.
         guest_uptime_ms: u64,
+        /// Ports of its loopback interface, and where this host shows them.
+        published: &'a [Publish],
+    },
+    /// A key pair was made inside.
+    DeployKey {
+        /// Its public half.
+        public: &'a str,
+    },
+    /// The sandbox was refused a connection.
+    Denied {
+        /// What, why, and what would permit it.
+        #[serde(flatten)]
+        denial: &'a Denial,
     },
     /// Something is less than it could be.
     Warning {
@@ -188,9 +203,13 @@ impl Printer {
 
     fn line(&self, text: &str) {
         let begin = if self.mid_line.swap(false, Ordering::Relaxed) { "\n" } else { "" };
+        let text = match raw::occupant() {
+            raw::Occupant::Nobody => format!("{begin}{text}\n"),
+            _ => format!("\r\n{}\r\n", text.replace('\n', "\r\n")),
+        };
         // In one piece, so that others' lines do not come between. Nobody is left to tell if stderr
         // is closed.
-        let _ = anstream::stderr().lock().write_all(format!("{begin}{text}\n").as_bytes());
+        let _ = anstream::stderr().lock().write_all(text.as_bytes());
     }
 }
 

@@ -14,6 +14,9 @@ pub const MAXIMUM_CPUS: u32 = 64;
 /// The most machines that are kept ready.
 pub const MAXIMUM_SPARES: u32 = 64;
 
+/// Where the servers of named sandboxes answer unless asked otherwise.
+pub const DEFAULT_LOCALHOST_PORT: u16 = 7080;
+
 /// Virtual CPUs of a sandbox unless asked otherwise: more of them make the boot slower.
 #[must_use]
 pub fn default_cpus(host_cpus: u32) -> u32 {
@@ -31,6 +34,8 @@ pub enum ProjectRule {
     Refused,
     /// It takes something of the host's: command line and user configuration only.
     UserOnly,
+    /// It would let the sandbox reach more: only what the user has trusted with `viv net trust`.
+    Trusted,
 }
 
 impl ProjectRule {
@@ -41,6 +46,7 @@ impl ProjectRule {
             Self::Allowed => "yes",
             Self::BeneathWorkspace => "only paths beneath the workspace",
             Self::Refused | Self::UserOnly => "no",
+            Self::Trusted => "once trusted, see `viv net trust`",
         }
     }
 }
@@ -142,6 +148,46 @@ settings! {
         key: "spares", flag: "--spares", help: "Restored, paused machines kept ready for the next starts like this one; each takes memory",
         default: "0", example: "2", project: ProjectRule::UserOnly,
     };
+    NET = Setting {
+        key: "net", flag: "--net", help: "Network: none; filtered, by policy and without a device; nat; or bridge[:NAME], which needs root",
+        default: "filtered", example: "\"none\"", project: ProjectRule::Trusted,
+    };
+    ALLOW = Setting {
+        key: "allow", flag: "--allow", help: "What may be connected to: HOST[:PORT], *.HOST[:PORT], CIDR[:PORT], or what this host's own clients use: @npm, @pip, @cargo, @apt, @git",
+        default: "none", example: "[\"@npm\", \"*.example.com:443\"]", project: ProjectRule::Trusted,
+    };
+    DENY = Setting {
+        key: "deny", flag: "--deny", help: "What may not be connected to, whatever else is allowed: HOST[:PORT], *.HOST[:PORT] or CIDR[:PORT]",
+        default: "none", example: "[\"tracker.example.com\"]", project: ProjectRule::Allowed,
+    };
+    GATEWAY = Setting {
+        key: "gateway", flag: "--gateway", help: "Model APIs to call with the host's keys, which stay outside: anthropic, openai, gemini, or one of your [gateway.NAME]",
+        default: "none", example: "[\"anthropic\"]", project: ProjectRule::UserOnly,
+    };
+    BUDGET = Setting {
+        key: "budget", flag: "--budget", help: "The most that may be spent at model APIs, such as 5usd, 200k-tokens or 100-requests; several with commas",
+        default: "none", example: "\"5usd\"", project: ProjectRule::UserOnly,
+    };
+    PUBLISH = Setting {
+        key: "publish", flag: "--publish", help: "Show a port of the sandbox: [[ADDRESS:]HOST_PORT:]PORT, on the loopback interface unless an address is given",
+        default: "none", example: "[\"3000:8080\"]", project: ProjectRule::UserOnly,
+    };
+    SECRETS = Setting {
+        key: "secrets", flag: "--secret", help: "Put a secret into /run/secrets: NAME[=SOURCE], a source being env:NAME (the default), file:PATH or command:PROGRAM ARGUMENTS",
+        default: "none", example: "{ DEPLOY_TOKEN = \"file:~/.token\" }", project: ProjectRule::Refused,
+    };
+    SSH_AGENT = Setting {
+        key: "ssh-agent", flag: "--ssh-agent", help: "Let the sandbox use this host's SSH agent",
+        default: "false", example: "true", project: ProjectRule::UserOnly,
+    };
+    LOCALHOST_PORT = Setting {
+        key: "localhost-port", flag: "--localhost-port", help: "Port of http://NAME.localhost:PORT, where the servers of all named sandboxes answer; 0 for none",
+        default: "7080", example: "8000", project: ProjectRule::UserOnly,
+    };
+    TRUST = Setting {
+        key: "trust", flag: "--trust", help: "A PEM file with further certificate authorities to trust inside, besides this host's",
+        default: "none", example: "[\"/srv/ca.pem\"]", project: ProjectRule::BeneathWorkspace,
+    };
     NAME = Setting {
         key: "name", flag: "--name", help: "Name of the sandbox, for `viv ps` and `viv exec`, and its host name",
         default: "none", example: "\"review\"", project: ProjectRule::Allowed,
@@ -153,8 +199,22 @@ settings! {
 }
 
 /// Options of `viv run` that no configuration file may set.
-pub const COMMAND_LINE_ONLY: &[&str] =
-    &["i-know", "workspace", "root", "json", "quiet", "verbose", "dry-run", "timing", "cold", "mount", "label"];
+pub const COMMAND_LINE_ONLY: &[&str] = &[
+    "i-know",
+    "workspace",
+    "root",
+    "json",
+    "quiet",
+    "verbose",
+    "dry-run",
+    "timing",
+    "cold",
+    "mount",
+    "label",
+    "secret",
+    "secret-env",
+    "deploy-key",
+];
 
 /// The setting with this key.
 #[must_use]

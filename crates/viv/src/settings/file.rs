@@ -12,7 +12,8 @@ use toml::de::{DeTable, DeValue};
 use viv_sandbox::KernelChoice;
 
 use super::definitions::{self, ProjectRule, Setting};
-use super::layer::{EnvironmentValue, Found, Layer, MountRequest, Origin};
+use super::layer::{EnvironmentValue, Found, Layer, MountRequest, Origin, SecretSetting};
+use super::network::{self, GatewaySections};
 use super::values;
 use crate::error::{self, Error, ErrorKind};
 use crate::output::clean::clean;
@@ -74,8 +75,13 @@ pub fn parse(text: &str, path: &Path, trust: Trust) -> Result<Layer, Error> {
         DeTable::parse(text).map_err(|error| reader.refuse(error.span().unwrap_or(0..0), clean(error.message())))?;
     let mut layer = Layer::default();
     for (key, value) in document.get_ref() {
-        if key.get_ref() != "run" {
-            return Err(reader.unknown_section(key));
+        match key.get_ref().as_ref() {
+            "run" => {}
+            "gateway" | "prices" => {
+                reader.take_gateway(key, &mut layer)?;
+                continue;
+            }
+            _ => return Err(reader.unknown_section(key)),
         }
         let DeValue::Table(table) = value.get_ref() else {
             return Err(reader.refuse(key.span(), "`run` must be a table: [run]"));
@@ -123,10 +129,28 @@ impl Reader<'_> {
         if definitions::find(name).is_some() {
             return error.hint(format!("`{name}` belongs into the section [run]"));
         }
-        match nearest(name, ["run"].into_iter()) {
+        match nearest(name, ["run", "gateway", "prices"].into_iter()) {
             Some(near) => error.hint(format!("did you mean [{near}]?")),
-            None => error.hint("the only section is [run]"),
+            None => error.hint("the sections are [run] and, in your own file, [gateway.NAME] and [prices]"),
         }
+    }
+
+    /// The sections about model APIs, which say where keys are.
+    fn take_gateway(&self, key: &Key, layer: &mut Layer) -> Result<(), Error> {
+        let Trust::User { home } = self.trust else {
+            let section = key.get_ref();
+            return Err(self
+                .refuse(
+                    key.span(),
+                    format_args!("[{section}] is not taken from a project's file: it is about your keys"),
+                )
+                .hint("put it into your own config.toml"));
+        };
+        let GatewaySections { gateway, prices } = network::read_gateway(self.text, home)
+            .map_err(|(span, reason)| self.refuse(if span.is_empty() { key.span() } else { span }, clean(&reason)))?;
+        layer.upstreams = gateway;
+        layer.prices = prices;
+        Ok(())
     }
 
     fn unknown_key(&self, key: &Key) -> Error {
@@ -145,7 +169,7 @@ impl Reader<'_> {
     fn check_allowed(&self, setting: &Setting, key: &Key) -> Result<(), Error> {
         let why = match (self.trust, setting.project) {
             (Trust::Project { .. }, ProjectRule::Refused) => "it would show the sandbox something of the host",
-            (Trust::Project { .. }, ProjectRule::UserOnly) => "it takes the host's memory",
+            (Trust::Project { .. }, ProjectRule::UserOnly) => "it takes something of the host's",
             _ => return Ok(()),
         };
         Err(self
@@ -198,6 +222,34 @@ impl Reader<'_> {
                     layer.mounts.push(self.found(self.mount(setting, value)?));
                 }
             }
+            "net" => layer.net = Some(self.found(self.text(setting, value, network::parse_network)?)),
+            "allow" => layer.allow = self.texts(setting, value, values::parse_allow)?,
+            "deny" => layer.deny = self.texts(setting, value, values::parse_deny)?,
+            "gateway" => layer.gateway = self.texts(setting, value, network::parse_upstream_name)?,
+            "budget" => layer.budget = Some(self.found(self.text(setting, value, network::parse_budget)?)),
+            "publish" => layer.publish = self.texts(setting, value, network::parse_publish)?,
+            "localhost-port" => {
+                layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))
+            }
+            "ssh-agent" => {
+                let wanted = value.get_ref().as_bool();
+                let wanted = wanted.ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))?;
+                layer.ssh_agent = Some(self.found(wanted));
+            }
+            "secrets" => {
+                let Trust::User { home } = self.trust else { return Ok(()) };
+                for (name, value) in self.table(setting, value)? {
+                    let known = values::parse_environment_name(name.get_ref())
+                        .map_err(|reason| self.bad_value(name.span(), setting, &reason))?;
+                    let source = self.text(setting, value, |text| network::parse_source(text, home))?;
+                    layer.secrets.insert(known, self.found(SecretSetting { source, in_environment: false }));
+                }
+            }
+            "trust" => {
+                for value in self.array(setting, value)? {
+                    layer.trust.push(self.found(self.path_value(setting, value)?));
+                }
+            }
             other => return Err(self.refuse(value.span(), format_args!("`{other}` cannot be set in a file"))),
         }
         Ok(())
@@ -239,6 +291,16 @@ impl Reader<'_> {
             other => Err(format!("{} does not fit here", type_name(other))),
         };
         parsed.map_err(|reason| self.bad_value(value.span(), setting, &reason))
+    }
+
+    /// An array of strings.
+    fn texts<T>(
+        &self,
+        setting: &Setting,
+        value: &Value,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<Found<T>>, Error> {
+        self.array(setting, value)?.map(|value| Ok(self.found(self.text(setting, value, &parse)?))).collect()
     }
 
     fn array<'v, 'i>(

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
+use viv_net::gateway::{Budget, Credential};
+use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice};
 
+use super::network::{NetworkChoice, PriceSettings, UpstreamSettings};
 use super::values::Size;
 
 /// Where a setting was found.
@@ -66,7 +68,7 @@ pub struct Found<T> {
 }
 
 /// What one place, or several laid over each other, asks for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Layer {
     /// Virtual CPUs.
     pub cpus: Option<Found<u32>>,
@@ -100,6 +102,39 @@ pub struct Layer {
     pub name: Option<Found<String>>,
     /// Labels.
     pub labels: BTreeMap<String, Found<String>>,
+    /// Which way it reaches others.
+    pub net: Option<Found<NetworkChoice>>,
+    /// What it may connect to: rules, and names of sets after an `@`.
+    pub allow: Vec<Found<String>>,
+    /// What it may not.
+    pub deny: Vec<Found<String>>,
+    /// Model APIs it may call, by name.
+    pub gateway: Vec<Found<String>>,
+    /// What may be spent there.
+    pub budget: Option<Found<Budget>>,
+    /// Ports of it that the host shows.
+    pub publish: Vec<Found<Publish>>,
+    /// Secrets for it, by name.
+    pub secrets: BTreeMap<String, Found<SecretSetting>>,
+    /// Where the servers of named sandboxes answer; 0 for nowhere.
+    pub localhost_port: Option<Found<u16>>,
+    /// Whether it may use the host's SSH agent.
+    pub ssh_agent: Option<Found<bool>>,
+    /// Further certificate authorities, absolute.
+    pub trust: Vec<Found<PathBuf>>,
+    /// Model APIs as the user's file describes them.
+    pub upstreams: BTreeMap<String, UpstreamSettings>,
+    /// Prices by the beginning of a model's name.
+    pub prices: BTreeMap<String, PriceSettings>,
+}
+
+/// A secret for the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSetting {
+    /// Where it comes from.
+    pub source: Credential,
+    /// Whether the program also gets it as an environment variable.
+    pub in_environment: bool,
 }
 
 impl Layer {
@@ -123,6 +158,18 @@ impl Layer {
             spares: self.spares.or(weaker.spares),
             name: self.name.or(weaker.name),
             labels: weaker.labels.into_iter().chain(self.labels).collect(),
+            net: self.net.or(weaker.net),
+            allow: weaker.allow.into_iter().chain(self.allow).collect(),
+            deny: weaker.deny.into_iter().chain(self.deny).collect(),
+            gateway: weaker.gateway.into_iter().chain(self.gateway).collect(),
+            budget: self.budget.or(weaker.budget),
+            publish: weaker.publish.into_iter().chain(self.publish).collect(),
+            secrets: weaker.secrets.into_iter().chain(self.secrets).collect(),
+            localhost_port: self.localhost_port.or(weaker.localhost_port),
+            ssh_agent: self.ssh_agent.or(weaker.ssh_agent),
+            trust: weaker.trust.into_iter().chain(self.trust).collect(),
+            upstreams: weaker.upstreams.into_iter().chain(self.upstreams).collect(),
+            prices: weaker.prices.into_iter().chain(self.prices).collect(),
         }
     }
 }

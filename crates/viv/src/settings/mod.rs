@@ -8,6 +8,7 @@
 pub mod definitions;
 pub mod file;
 pub mod layer;
+pub mod network;
 pub mod values;
 
 pub use definitions::{DEFAULT_DISK, DEFAULT_MEMORY, default_cpus};

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
+use viv_net::policy::Rule;
+use viv_net::sets::SetName;
 use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
 
 use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
@@ -116,6 +118,33 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("a duration of at most ten years is needed".to_owned());
     }
     Ok(total)
+}
+
+/// Reads a rule of what may be connected to, or the name of a set after an `@`.
+///
+/// # Errors
+/// Says what a rule looks like.
+pub fn parse_allow(text: &str) -> Result<String, String> {
+    match text.strip_prefix('@') {
+        Some(set) => set.parse::<SetName>().map(|set| format!("@{set}")).map_err(|error| error.to_string()),
+        None => parse_deny(text),
+    }
+}
+
+/// Reads a rule of what may not be connected to.
+///
+/// # Errors
+/// Says what a rule looks like.
+pub fn parse_deny(text: &str) -> Result<String, String> {
+    text.parse::<Rule>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Reads the number of a port, or 0.
+///
+/// # Errors
+/// Says which numbers there are.
+pub fn parse_port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "not a number from 0 to 65535".to_owned())
 }
 
 /// Reads a number of CPUs.

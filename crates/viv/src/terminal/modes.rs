@@ -95,6 +95,12 @@ impl Default for ModeTracker {
 }
 
 impl ModeTracker {
+    /// Whether the program has the alternate screen, so that a line of someone else's would be in its way.
+    #[must_use]
+    pub fn is_full_screen(&self) -> bool {
+        [47, 1047, 1049].iter().any(|mode| self.switched_on.contains(mode))
+    }
+
     /// Looks at what was written to the terminal.
     pub fn feed(&mut self, bytes: &[u8]) {
         for &byte in bytes {

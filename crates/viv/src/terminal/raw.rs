@@ -56,6 +56,27 @@ impl RawMode {
     }
 }
 
+/// Who uses the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupant {
+    /// No program of ours: lines end as usual.
+    Nobody,
+    /// A program that writes lines; one of someone else's has to return the carriage itself.
+    Lines,
+    /// A program that draws the whole screen.
+    Screen,
+}
+
+/// Who uses the terminal now.
+#[must_use]
+pub fn occupant() -> Occupant {
+    match &*lock(&HELD) {
+        None => Occupant::Nobody,
+        Some(held) if lock(&held.modes).is_full_screen() => Occupant::Screen,
+        Some(_) => Occupant::Lines,
+    }
+}
+
 impl Drop for RawMode {
     fn drop(&mut self) {
         restore();

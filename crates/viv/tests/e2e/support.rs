@@ -22,6 +22,8 @@ pub struct Host {
     viv: PathBuf,
     user: Option<(u32, u32)>,
     cache_home: PathBuf,
+    /// What is in the place of /etc/hosts for `viv` and what it starts.
+    names: Option<PathBuf>,
 }
 
 /// What a command did.
@@ -81,7 +83,7 @@ impl Host {
         let viv = root.path().join("viv");
         std::fs::copy(env!("CARGO_BIN_EXE_viv"), &viv).unwrap();
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let host = Self { root, viv, user, cache_home };
+        let host = Self { root, viv, user, cache_home, names: None };
         for directory in ["home", "home/project", "run", "state", "config"] {
             let path = host.path(directory);
             std::fs::create_dir(&path).unwrap();
@@ -112,6 +114,15 @@ impl Host {
             std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
             self.own(path);
         }
+        self
+    }
+
+    /// The same host, on which names mean these addresses. Root's alone: it takes a mount namespace.
+    pub fn with_names(mut self, names: &[(&str, &str)]) -> Self {
+        let lines: String = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        let path = self.path("hosts");
+        std::fs::write(&path, format!("127.0.0.1 localhost\n::1 localhost\n{lines}")).unwrap();
+        self.names = Some(path);
         self
     }
 
@@ -167,8 +178,14 @@ impl Host {
 
     /// `viv`, run by the user in the project.
     pub fn viv(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(&self.viv);
-        command.args(arguments);
+        let Some(names) = &self.names else {
+            let mut command = self.command(&self.viv);
+            command.args(arguments);
+            return command;
+        };
+        let mut command = self.command("unshare");
+        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+        command.arg(names).arg(&self.viv).args(arguments);
         command
     }
 
