@@ -74,6 +74,7 @@ impl Facts {
         interface.note().map(Some).ok_or_else(|| {
             Error::new(ErrorKind::BridgeRefused, format!("{bridge} was not made by `viv net setup`, and is left alone"))
                 .hint("choose another name with --bridge")
+                .hint(format!("if a set-up that was cut off left it: ip link delete dev {bridge}"))
         })
     }
 

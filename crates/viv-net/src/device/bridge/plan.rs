@@ -39,13 +39,13 @@ pub(super) fn setup(spec: &BridgeSpec, facts: &Facts, ports: &[Port]) -> Result<
     // Rules come first and forwarding comes last, so that nothing is open in between.
     let mut steps = vec![Step::Rules { ruleset: rules::routed(spec) + &rules::frames(name, ports) }];
     if there.is_none() {
-        let mut create = words(&format!("link add name {name} address {} alias", mac(&format!("bridge {name}"))));
-        create.push(note.to_string());
-        create.extend(words("type bridge stp_state 0 forward_delay 0 mcast_snooping 0"));
-        steps.push(Step::Ip { arguments: create });
-    } else {
-        steps.push(alias(&note));
+        let mac = mac(&format!("bridge {name}"));
+        steps.push(Step::ip(&format!(
+            "link add name {name} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+        )));
     }
+    // The kernel takes no alias with the creation.
+    steps.push(alias(&note));
     if facts.parameter(super::spec::Parameter::Forwarding6).is_some() {
         steps.push(Step::sysctl(format!("net/ipv6/conf/{name}/accept_ra"), 0));
     }

@@ -28,6 +28,10 @@ pub(super) fn routed(spec: &BridgeSpec) -> String {
         "table inet {table}\n\
          delete table inet {table}\n\
          table inet {table} {{\n\
+         \tchain refuse {{\n\
+         \t\tmeta l4proto tcp reject with tcp reset\n\
+         \t\treject with icmpx type admin-prohibited\n\
+         \t}}\n\
          \tchain input {{\n\
          \t\ttype filter hook input priority filter - 10; policy accept;\n\
          \t\tiifname \"{name}\" jump to_host\n\
@@ -36,8 +40,7 @@ pub(super) fn routed(spec: &BridgeSpec) -> String {
          \t\tct state established,related accept\n\
          \t\tip daddr {gateway} icmp type echo-request accept\n\
          {ping6}\
-         \t\tmeta l4proto tcp reject with tcp reset\n\
-         \t\treject with icmpx type admin-prohibited\n\
+         \t\tjump refuse\n\
          \t}}\n\
          \tchain forward {{\n\
          \t\ttype filter hook forward priority filter - 10; policy accept;\n\
@@ -46,6 +49,7 @@ pub(super) fn routed(spec: &BridgeSpec) -> String {
          \t}}\n\
          \tchain to_sandbox {{\n\
          \t\tiifname \"{uplink}\" ct state established,related accept\n\
+         \t\tiifname \"{name}\" jump refuse\n\
          \t\tdrop\n\
          \t}}\n\
          \tchain from_sandbox {{\n\
@@ -55,8 +59,7 @@ pub(super) fn routed(spec: &BridgeSpec) -> String {
          \t}}\n\
          \tchain to_uplink {{\n\
          \t\toifname \"{uplink}\" accept\n\
-         \t\tmeta l4proto tcp reject with tcp reset\n\
-         \t\treject with icmpx type admin-prohibited\n\
+         \t\tjump refuse\n\
          \t}}\n\
          \tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
