@@ -80,7 +80,10 @@ fn copy_allowed(mut from: impl Read, mut to: impl Write, owners: &mut Owners) ->
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
     loop {
-        let count = from.read(&mut buffer[filled..])?;
+        let count = match from.read(&mut buffer[filled..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         if count == 0 {
             return Ok(());
         }

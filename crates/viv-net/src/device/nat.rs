@@ -61,7 +61,11 @@ impl Nat {
         Self::new(ipv4, ipv6, &Resolvers::probe())
     }
 
-    fn new(ipv4: bool, ipv6: bool, resolvers: &Resolvers) -> Result<Self> {
+    /// From which address families have a default route, and which name servers there are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoRoute`] if neither has one.
+    pub fn new(ipv4: bool, ipv6: bool, resolvers: &Resolvers) -> Result<Self> {
         if !ipv4 && !ipv6 {
             return Err(Error::new(ErrorKind::NoRoute, "--net nat: this machine has no default route")
                 .hint("ip route show default"));
