@@ -3,10 +3,11 @@
 
 mod netns;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -41,6 +42,8 @@ impl World {
         let guest = Netns::new("guest");
         let resolvers = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(resolvers.path(), "nameserver 127.0.0.1\n").unwrap();
+        // As root, passt becomes someone else first.
+        std::fs::set_permissions(resolvers.path(), Permissions::from_mode(0o644)).unwrap();
         let known = Resolvers { configured: vec!["127.0.0.1".parse().unwrap()], reachable: Vec::new() };
         let nat = Nat::new(true, true, &known).unwrap();
 
@@ -74,13 +77,15 @@ impl World {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, peer) = listener.accept().unwrap();
-                stream.write_all(peer.ip().to_string().as_bytes()).unwrap();
+                stream.write_all(format!("{}\n", peer.ip()).as_bytes()).unwrap();
+                // The other side closes first.
+                let _ = stream.read(&mut [0]);
             });
             self.guest.within(|| {
-                let mut text = String::new();
-                let mut stream = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
-                stream.read_to_string(&mut text).unwrap();
-                text
+                let mut line = String::new();
+                let stream = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
+                BufReader::new(stream).read_line(&mut line).unwrap();
+                line.trim().to_owned()
             })
         })
     }

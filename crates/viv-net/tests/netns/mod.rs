@@ -1,6 +1,7 @@
 //! Network namespaces for tests, made with `ip netns` and gone with their owner.
 
 use std::fs::File;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -93,5 +94,12 @@ pub fn host_and_server() -> (Netns, Netns) {
     server.ip("link set dev eth0 up");
     host.ip("route add default via 203.0.113.1");
     host.ip("-6 route add default via 2001:db8:113::1");
+    // Neighbours find each other over IPv6 only once their link-local addresses are no longer tentative,
+    // and passt of 2023 loses a connection that takes its time.
+    for address in ["203.0.113.1", "2001:db8:113::1"] {
+        let listener = server.within(|| TcpListener::bind((address, 0)).expect("the server has the address"));
+        let to = listener.local_addr().expect("it listens");
+        host.within(|| TcpStream::connect_timeout(&to, DEADLINE)).expect("the cable works");
+    }
     (host, server)
 }
