@@ -171,7 +171,7 @@ async fn an_upstream_that_resets_ends_the_connection() {
     let mut guest = net.connected("a.test", port).await;
     let server = accept(&listener).await;
     guest.write_all(b"request").await.unwrap();
-    server.readable().await.unwrap();
+    server.peek(&mut [0; 7]).await.unwrap();
     // Closed with unread bytes: a reset.
     drop(server);
     assert_eq!(read_all(&mut guest).await, b"");
@@ -201,11 +201,11 @@ async fn a_guest_that_does_not_read_stops_the_upstream() {
 #[tokio::test]
 async fn connections_are_limited_in_number_and_rate() {
     let policy = || Policy { allow: rules(ANY), ..Policy::default() };
-    let (_listener, port) = upstream().await;
+    let (listener, port) = upstream().await;
     let few = net_of(policy(), |spec| spec.limits = Limits { connections: 3, ..Limits::default() });
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(few.connected("a.test", port).await);
+        open.push((few.connected("a.test", port).await, accept(&listener).await));
     }
     assert_eq!(few.greet(CONNECT_PORT).await.0, "ERR more than 3 connections are open\n");
     open.pop();
