@@ -202,7 +202,7 @@ async fn a_guest_has_more_than_a_thousand_streams_open() {
     drop(held);
     // Given up and opened anew faster than the host notices: the session goes on.
     for _ in 0..10 {
-        let open = (0..viv_link::MAX_GUEST_OPENED).map(|_| link.open(9));
+        let open = (0..viv_link::MAX_GUEST_OPENED).map(|_| link.open(7));
         drop(futures::future::join_all(open).await);
     }
     echo(&link, b"alive").await;

@@ -271,10 +271,14 @@ fn plain(reply: &Reply, fault: Option<Fault>) -> Response<AnswerBody> {
     let mut response = document(StatusCode::OK, &Value::Null);
     let length = HeaderValue::from(text.len() + 100);
     response.headers_mut().insert("content-length", length);
-    // Parts that are fewer than were told: hyper ends the connection.
-    let (sender, receiver) = mpsc::channel(2);
-    let _ = sender.try_send(Ok(Bytes::from(text)));
-    let _ = sender.try_send(Err(Broken));
+    // The connection ends when what there is has been sent: the queue has room for one part, and this
+    // task is not run before the connection's has nothing more to do.
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        for part in [Ok(Bytes::from(text)), Err(Broken)] {
+            let _ = sender.send(part).await;
+        }
+    });
     *response.body_mut() = Parts(receiver).boxed_unsync();
     response
 }

@@ -163,8 +163,8 @@ impl Ledger {
 pub(super) fn unpriced(model: Option<&str>) -> Trouble {
     let message = match model {
         Some(model) => format!(
-            "the budget is in dollars and the model `{model}` has no price: the user may add one as \
-             gateway.prices.\"{model}\" to the configuration"
+            "the budget is in dollars and the model `{model}` has no price: the user may add one to [prices] in \
+             config.toml, \"{model}\" = {{ input = …, cached = …, output = … }}"
         ),
         None => "the budget is in dollars and the request does not name one model in plain JSON".to_owned(),
     };

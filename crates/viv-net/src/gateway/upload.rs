@@ -229,6 +229,6 @@ impl Body for UploadBody {
 
     fn size_hint(&self) -> SizeHint {
         // Asked for before the first byte is sent: the whole.
-        self.upload.state().hint.clone()
+        self.upload.state().hint
     }
 }

@@ -47,7 +47,7 @@ impl Place {
     }
 
     fn rules(&self, set: SetName) -> Vec<String> {
-        self.answer(set).rules.into_iter().map(|rule| rule.text).collect()
+        self.answer(set).rules.into_iter().map(|rule| rule.text().to_owned()).collect()
     }
 }
 
@@ -139,7 +139,7 @@ fn apt_says_what_it_uses() {
         .program("apt-config", "echo 'Acquire::http::Proxy \"http://me:canary@proxy.example:3142/\";'");
     for _ in 0..2 {
         let answer = place.answer(SetName::Apt);
-        let rules: Vec<&str> = answer.rules.iter().map(|rule| rule.text.as_str()).collect();
+        let rules: Vec<&str> = answer.rules.iter().map(|rule| rule.text()).collect();
         assert_eq!(rules, ["deb.example:80", "proxy.example:3142"]);
         assert_eq!(answer.warnings.len(), 2, "a login and a proxy");
     }

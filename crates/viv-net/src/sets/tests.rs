@@ -12,7 +12,11 @@ fn rendered(answer: &Result<SetAnswer, Error>) -> String {
         Ok(answer) => {
             for rule in &answer.rules {
                 let private = if rule.private { "" } else { " (public addresses)" };
-                text.push_str(&format!("allow {} by {}{private}\n", rule.text, rule.origin.as_deref().unwrap_or("-")));
+                text.push_str(&format!(
+                    "allow {} by {}{private}\n",
+                    rule.text(),
+                    rule.origin.as_deref().unwrap_or("-")
+                ));
             }
             answer.environment.iter().for_each(|(name, value)| text.push_str(&format!("{name}={value}\n")));
             answer.warnings.iter().for_each(|warning| text.push_str(&format!("! {warning}\n")));
@@ -273,6 +277,10 @@ fn a_hostile_repository_reaches_nothing_of_this_machine() {
             ("remote.d.url", "-oProxyCommand=x:y"),
             ("remote.e.url", "ext::sh -c touch% /tmp/x"),
             ("remote.f.url", "http://intranet.example:6379/"),
+            ("remote.i.url", "http://10.1.2.3/"),
+            ("remote.l.url", "http://mail.example:25/"),
+            ("remote.j.url", "192.168.1.1:x"),
+            ("remote.k.url", "ssh://2130706433/x"),
             ("url.http://localhost/.insteadof", "https://hub.example/"),
             ("remote.g.url", "https://hub.example/x"),
             ("credential.http://intranet.example.helper", "!touch /tmp/x"),

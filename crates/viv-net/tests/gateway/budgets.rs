@@ -109,13 +109,13 @@ async fn an_answer_that_is_whole_is_not_cut_for_what_it_used() {
 #[tokio::test]
 async fn under_a_budget_in_dollars_a_model_needs_a_price() {
     let bench = Bench::new(Options { usage: Some(THOUSAND), ..Options::default() }, |spec, _| {
-        spec.budget = Budget::parse("0.002usd").expect("a budget");
+        spec.budget = Budget::parse("0.0025usd").expect("a budget");
         let price = Price { input: 1_000_000, cached: 100_000, cache_write: 0, output: 5_000_000 };
         spec.prices.insert("claude".into(), price);
     });
     let refused = bench.ask(call("chat", PLACEHOLDER, true)).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-    insta::assert_snapshot!(refused.text, @r#"{"error":{"code":"insufficient_quota","message":"viv: the budget is in dollars and the model `gpt-x` has no price: the user may add one as gateway.prices.\"gpt-x\" to the configuration","param":null,"type":"insufficient_quota"}}"#);
+    insta::assert_snapshot!(refused.text, @r#"{"error":{"code":"insufficient_quota","message":"viv: the budget is in dollars and the model `gpt-x` has no price: the user may add one to [prices] in config.toml, \"gpt-x\" = { input = …, cached = …, output = … }","param":null,"type":"insufficient_quota"}}"#);
     let refused = bench.ask(call("gemini", PLACEHOLDER, true)).await;
     assert!(refused.text.contains("gemini-x"), "{}", refused.text);
     for body in [json!({"messages": []}), json!({"model": 5})] {
@@ -129,9 +129,10 @@ async fn under_a_budget_in_dollars_a_model_needs_a_price() {
     assert!(bench.model.requests().is_empty(), "nothing of it has reached the upstream whole");
     for _ in 0..2 {
         assert_eq!(bench.ask(call("anthropic", PLACEHOLDER, true)).await.status, StatusCode::OK);
+        bench.wait_for_call().await;
     }
     let refused = bench.ask(call("anthropic", PLACEHOLDER, true)).await;
-    insta::assert_snapshot!(refused.json()["error"]["message"].as_str().expect("text"), @r#"viv: this sandbox's budget is spent: 0.0028 of 0.002 US dollars; the user may grant more with --budget"#);
+    insta::assert_snapshot!(refused.json()["error"]["message"].as_str().expect("text"), @r#"viv: this sandbox's budget is spent: 0.0028 of 0.0025 US dollars; the user may grant more with --budget"#);
     let spent: u64 = bench.usage().iter().filter_map(|record| record.microdollars).sum();
     assert_eq!(spent, 2 * (900 + 500));
 }
