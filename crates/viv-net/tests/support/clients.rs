@@ -25,8 +25,8 @@ pub fn every_set(bytes: &[u8]) {
             Ok(answer) => {
                 assert_eq!(set, SetName::Git, "a project's file opened {:?}", answer.rules);
                 for rule in &answer.rules {
-                    assert!(!rule.private && !rule.text.starts_with("127.") && !rule.text.starts_with("localhost"));
-                    assert!(rule.text.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", rule.text);
+                    assert!(!rule.private && !rule.text().starts_with("127.") && !rule.text().starts_with("localhost"));
+                    assert!(rule.text().bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", rule.text());
                 }
                 let shown = answer.warnings.iter();
                 assert!(shown.flat_map(|warning| warning.chars()).all(|c| !c.is_control()));
