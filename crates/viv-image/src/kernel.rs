@@ -105,7 +105,8 @@ fn kernel(cache: &Cache, made: &Made, own: Option<&Path>) -> Kernel {
                 let names = when.word().and_then(|word| made.fact(word)).unwrap_or_default();
                 names.split(' ').any(|name| name == file.name)
             };
-            let when = [When::Vsock, When::Later].into_iter().find(|when| is(*when)).unwrap_or(When::Boot);
+            let when =
+                [When::Vsock, When::Network, When::Later].into_iter().find(|when| is(*when)).unwrap_or(When::Boot);
             modules.push(KernelModule { name: file.name.clone(), path, when });
         }
     }

@@ -22,6 +22,8 @@ pub enum When {
     Boot,
     /// While it boots, if the link is vsock. A kernel without it is fine.
     Vsock,
+    /// When it is told to configure a network device. A kernel without it is fine for those who have none.
+    Network,
     /// When nobody waits any more. A kernel without it is fine.
     Later,
 }
@@ -33,6 +35,7 @@ impl When {
         match self {
             Self::Boot => None,
             Self::Vsock => Some("vsock"),
+            Self::Network => Some("network"),
             Self::Later => Some("later"),
         }
     }
@@ -48,9 +51,9 @@ pub(crate) struct Wanted {
 }
 
 /// What the guest needs: its disks (virtio_blk), its root (erofs, overlay, and ext4 for the scratch
-/// disk), its shares (virtiofs), its link (virtio_console, or vsock), and what gives memory
-/// back that it does not use (virtio_balloon). Most of it is built into Debian's cloud kernel.
-pub(crate) const WANTED: [Wanted; 10] = [
+/// disk), its shares (virtiofs), its link (virtio_console, or vsock), its network device if it has
+/// one (virtio_net), and what gives memory back that it does not use (virtio_balloon). Most of it is built into Debian's cloud kernel.
+pub(crate) const WANTED: [Wanted; 11] = [
     Wanted { name: "virtio_pci", when: When::Boot },
     Wanted { name: "virtio_blk", when: When::Boot },
     Wanted { name: "virtio_console", when: When::Boot },
@@ -60,6 +63,7 @@ pub(crate) const WANTED: [Wanted; 10] = [
     Wanted { name: "virtiofs", when: When::Boot },
     Wanted { name: "vsock", when: When::Vsock },
     Wanted { name: "vmw_vsock_virtio_transport", when: When::Vsock },
+    Wanted { name: "virtio_net", when: When::Network },
     Wanted { name: "virtio_balloon", when: When::Later },
 ];
 
@@ -141,7 +145,7 @@ fn load_order<E>(
     }
     let mut seen = BTreeSet::new();
     let mut order = Vec::new();
-    for when in [When::Boot, When::Vsock, When::Later] {
+    for when in [When::Boot, When::Vsock, When::Network, When::Later] {
         for module in wanted.iter().filter(|module| module.when == when) {
             visit(module.name, when, &mut seen, &mut order, lookup)?;
         }

@@ -11,6 +11,7 @@
 //! internal-egress`, because it alone holds keys: it cannot be dumped or traced, and one that dies
 //! is started anew on the same listening socket.
 
+pub mod device;
 pub mod egress;
 mod error;
 pub mod event;

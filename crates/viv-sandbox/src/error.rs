@@ -28,6 +28,8 @@ pub enum ErrorKind {
     PoweredOff,
     /// The file daemon ended while the sandbox was in use.
     FileDaemonDied,
+    /// What is behind the network device ended while the sandbox was in use.
+    NetworkLost,
     /// The host's disk is full.
     HostDiskFull,
     /// The host has too little free memory for what nobody waits for.
@@ -66,6 +68,7 @@ impl viv_error::Kind for ErrorKind {
             Self::GuestCrashed => "guest_crashed",
             Self::PoweredOff => "powered_off",
             Self::FileDaemonDied => "file_daemon_died",
+            Self::NetworkLost => "network_lost",
             Self::HostDiskFull => "host_disk_full",
             Self::HostMemoryShort => "host_memory_short",
             Self::Guest => "guest",
@@ -96,6 +99,7 @@ impl ErrorKind {
             Self::GuestCrashed,
             Self::PoweredOff,
             Self::FileDaemonDied,
+            Self::NetworkLost,
             Self::HostDiskFull,
             Self::HostMemoryShort,
             Self::Guest,

@@ -9,6 +9,7 @@ use viv_shares::{FileDaemonSpec, ShareSpec};
 use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, MachineSpec, MachineStart};
 
 use crate::error::adopt;
+use crate::nic;
 use crate::template::{self, TemplatePlan};
 use crate::{Error, ErrorKind, Paths, Result, SandboxSpec, TemplateUse};
 
@@ -141,6 +142,7 @@ fn plan_with(
         ],
         share_tag: Some(SHARE_TAG.to_owned()),
         link,
+        network: nic::card(spec),
         start: MachineStart::Boot,
     };
     let mut shares = vec![(spec.workspace.clone(), utf8(&spec.workspace)?.to_owned(), false)];
@@ -188,6 +190,9 @@ fn start(spec: &SandboxSpec, machine: &MachineSpec, artifacts: &Artifacts, host:
     let cold = |reason: String| Ok(StartPlan::Cold { reason });
     if spec.template == TemplateUse::Never {
         return cold("a cold start was asked for".to_owned());
+    }
+    if nic::card(spec).is_some() {
+        return cold("a sandbox with a network device boots".to_owned());
     }
     if !host.qemu.makes_templates() {
         let (major, minor) = viv_vmm::OLDEST_QEMU_FOR_TEMPLATES;

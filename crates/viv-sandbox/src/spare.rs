@@ -246,6 +246,7 @@ fn restore(
         key: &random_bytes(),
         scratch: viv_image::clone_disk(&scratch, &request.paths.state).map_err(adopt)?,
         memory_mib: request.memory_mib,
+        network: None,
         state: MachineState::Saved { memory, devices },
         sockets: &|name| short_path(&place.directory, name),
     };

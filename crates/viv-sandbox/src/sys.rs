@@ -1,7 +1,8 @@
-//! The crate's only unsafe code: taking over descriptors inherited by number, and stepping back.
+//! The crate's only unsafe code: taking over descriptors inherited by number, making a tap device, and stepping
+//! back.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Takes a descriptor this process inherited under an agreed number. Called once per number, at
 /// the start of a hidden entry point, before anything else is opened.
@@ -18,6 +19,30 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     Ok(descriptor)
+}
+
+/// Makes a tap device of this name, gone with its last descriptor. Each frame has the header of
+/// virtio-net in front.
+///
+/// # Errors
+/// The kernel's: it takes root, and a name that is free and at most 15 bytes long.
+pub(crate) fn open_tap(name: &str) -> io::Result<OwnedFd> {
+    let device = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: a struct ifreq is plain data, for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() || name.bytes().any(|byte| byte == 0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL) as libc::c_short;
+    // SAFETY: the kernel reads and writes one struct ifreq, which outlives the call.
+    if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(device.into())
 }
 
 /// Keeps descriptors from `first` on from the programs this process starts: whoever started it may have

@@ -26,7 +26,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use facts::{HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES, QemuBinary};
 pub use machine::{Change, Event, Machine, launch};
 pub use spec::{
-    Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, LinkCarrier, MachineSpec, MachineStart, Placed,
-    kernel_arguments,
+    Accel, AccelChoice, Backing, CommandPlan, Descriptor, Disk, LinkCarrier, MachineSpec, MachineStart, NetworkBacking,
+    NetworkCard, Placed, kernel_arguments,
 };
 pub use sys::die_with_parent;

@@ -50,6 +50,8 @@ pub struct MachineSpec {
     pub share_tag: Option<String>,
     /// What carries the link.
     pub link: LinkCarrier,
+    /// The network device, if there is one. Without it nothing in the machine is a network.
+    pub network: Option<NetworkCard>,
     /// How it comes to life.
     pub start: MachineStart,
 }
@@ -78,6 +80,27 @@ pub enum LinkCarrier {
         /// The guest's address: at least 3, and unique among the host's running machines.
         cid: u32,
     },
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkCard {
+    /// Its hardware address: six bytes in hexadecimal with colons.
+    pub mac: String,
+    /// The longest packet, in bytes, if the guest is to be told one.
+    pub mtu: Option<u16>,
+    /// What [`Descriptor::Network`] is.
+    pub backing: NetworkBacking,
+}
+
+/// Where a network device's frames go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkBacking {
+    /// A connected Unix socket: each frame with its length in front, four bytes, big-endian.
+    Stream,
+    /// A tap device with the header of virtio-net in front of each frame (`IFF_VNET_HDR`).
+    Tap,
 }
 
 /// A block device.
@@ -110,6 +133,8 @@ pub enum Descriptor {
     Monitor,
     /// A socket connected to the file daemon.
     FileDaemon,
+    /// What the network device's frames go through.
+    Network,
     /// The ephemeral disk.
     Scratch,
     /// A file in memory that is the machine's own, from [`crate::memory::make`].

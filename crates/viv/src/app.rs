@@ -48,6 +48,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Kernel(arguments) => arguments.command.is_json(),
         Command::Template(command) => command.is_json(),
         Command::Net(NetCommand::Learn(arguments)) => arguments.run.json,
+        Command::Net(NetCommand::Setup(arguments)) => arguments.json,
+        Command::Net(NetCommand::Teardown(arguments)) => arguments.json,
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };

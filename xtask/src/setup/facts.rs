@@ -60,6 +60,10 @@ const PACKAGES: &[Package] = &[
     for_tests("tmux", Sign::Program("tmux")),
     for_tests("git", Sign::Program("git")),
     for_tests("cpio", Sign::Program("cpio")),
+    // What network devices take, and the namespaces they are tested in.
+    for_tests("passt", Sign::Program("passt")),
+    for_tests("nftables", Sign::Program("nft")),
+    for_tests("iproute2", Sign::Program("ip")),
     // What configuring a kernel takes, and building one.
     for_tests("make", Sign::Program("make")),
     for_tests("flex", Sign::Program("flex")),

@@ -191,7 +191,8 @@ fn ready(descriptor: PollFd<'_>, until: Instant) -> io::Result<()> {
     }
 }
 
-/// Ends the program and what it started. It is a group of its own, and not waited for yet, so the number is still its own.
+/// Ends the program and what it started. It is a group of its own, and not waited for yet, so the number is
+/// still its own.
 fn stop(child: &Child) {
     let _ = rustix::process::kill_process_group(Pid::from_child(child), Signal::KILL);
 }

@@ -29,7 +29,8 @@ impl Builder {
         self.allow_with(url, true)
     }
 
-    /// The same; `private` as in [`Rule::private`].
+    /// The same; `private` as in [`Rule::private`]. A rule for an address opens it even if it is a private one,
+    /// so one that may not be private is not opened.
     pub fn allow_with(&mut self, url: &str, private: bool) -> Option<Location> {
         let at = match self.set {
             SetName::Git => Location::parse_git(url)?,
@@ -41,19 +42,30 @@ impl Builder {
         }
         if at.login {
             self.warn(format!(
-                "{}: {} is configured with a login, which stays outside: what it does not give to everyone will be missing",
+                "{}: {} is configured with a login, which stays outside: what it does not give to everyone will be \
+                 missing",
                 self.set,
                 at.rule()
             ));
         }
         let text = at.rule();
+        let kept_shut = match at.port {
+            _ if private => None,
+            _ if at.address => Some("is an address"),
+            25 => Some("is the port of SMTP"),
+            _ => None,
+        };
+        if let Some(what) = kept_shut {
+            self.warn(format!("{}: {text} {what}, which a project's files do not open: --allow {text}", self.set));
+            return None;
+        }
         let count = self.answer.rules.len();
         if let Some(rule) = self.answer.rules.iter_mut().find(|rule| rule.text() == text) {
             rule.private |= private;
         } else if count < MAX_RULES {
             // What is no rule is no place that a guest could be let to either.
             let rule = Rule::parse(&text).ok()?;
-            self.answer.rules.push(rule.with_origin(&self.set.to_string()).with_private(private));
+            self.answer.rules.push(rule.with_origin(self.set.as_str()).with_private(private));
         } else {
             self.warn(format!("{}: more than {MAX_RULES} places are named; the rest is left out", self.set));
             return None;

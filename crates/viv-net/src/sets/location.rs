@@ -12,6 +12,8 @@ pub(super) struct Location {
     pub port: u16,
     /// The URL without user, password, query and fragment.
     pub url: String,
+    /// Whether the host is an address.
+    pub address: bool,
     /// Whether it had a user or a password.
     pub login: bool,
     /// Why a guest cannot be given it, if it cannot.
@@ -42,10 +44,10 @@ impl Location {
             _ => return None,
         };
         let mut url = Url::parse(text).ok()?;
-        let (host, unreachable) = match url.host()? {
-            Host::Domain(name) => named(name)?,
-            Host::Ipv4(address) => (address.to_string(), not_from_inside(address.into())),
-            Host::Ipv6(address) => (format!("[{address}]"), not_from_inside(address.into())),
+        let Place { host, address, unreachable } = match url.host()? {
+            Host::Domain(name) => Place::named(name)?,
+            Host::Ipv4(address) => Place::of(address.into(), address.to_string()),
+            Host::Ipv6(address) => Place::of(address.into(), format!("[{address}]")),
         };
         let port = url.port().unwrap_or(default);
         let login = url.password().is_some() || (default != 22 && !url.username().is_empty());
@@ -56,7 +58,7 @@ impl Location {
         url.set_password(None).ok()?;
         url.set_query(None);
         url.set_fragment(None);
-        Some(Self { host, port, url: format!("{prefix}{url}"), login, unreachable })
+        Some(Self { host, port, url: format!("{prefix}{url}"), address, login, unreachable })
     }
 
     /// The same as git reads it: `[user@]host:path` too, with no slash before the first colon (git-clone(1),
@@ -71,11 +73,8 @@ impl Location {
             return None;
         }
         let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
-        let (host, unreachable) = match host.parse::<Ipv4Addr>() {
-            Ok(address) => (address.to_string(), not_from_inside(address.into())),
-            Err(_) => named(host)?,
-        };
-        Some(Self { host, port: 22, url: text.to_owned(), login: false, unreachable })
+        let Place { host, address, unreachable } = Place::named(host)?;
+        Some(Self { host, port: 22, url: text.to_owned(), address, login: false, unreachable })
     }
 
     /// A URL as it may be kept: with `login` for a login. What is no URL is kept as it is.
@@ -92,24 +91,41 @@ impl Location {
     }
 }
 
-/// A host name, checked: schemes that the WHATWG's URL standard does not know have unchecked ones.
-fn named(name: &str) -> Option<(String, Option<&'static str>)> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let fits = |label: &str| {
-        let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        inner && !label.starts_with('-') && (1..=63).contains(&label.len())
-    };
-    if name.len() > 253 || !name.split('.').all(fits) {
-        return None;
+/// A host.
+struct Place {
+    host: String,
+    address: bool,
+    unreachable: Option<&'static str>,
+}
+
+impl Place {
+    fn of(address: IpAddr, host: String) -> Self {
+        Self { host, address: true, unreachable: not_from_inside(address) }
     }
-    let local = name == "localhost" || name.ends_with(".localhost");
-    // ssh: and git: URLs show addresses as names.
-    let address = name.parse::<Ipv4Addr>().ok().and_then(|address| not_from_inside(address.into()));
-    Some((name, if local { Some(LOOPBACK) } else { address }))
+
+    /// A host's name, or its IPv4 address, checked: the crate `url` does that only for schemes of the URL standard.
+    fn named(name: &str) -> Option<Self> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if let Ok(address) = name.parse::<Ipv4Addr>() {
+            return Some(Self::of(address.into(), name));
+        }
+        let fits = |label: &str| {
+            let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+            inner && !label.starts_with('-') && (1..=63).contains(&label.len())
+        };
+        // The URL standard's "ends in a number": programs take these for addresses, each in its own way.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
+        if name.len() > 253 || number || !name.split('.').all(fits) {
+            return None;
+        }
+        let local = name == "localhost" || name.ends_with(".localhost");
+        Some(Self { host: name, address: false, unreachable: local.then_some(LOOPBACK) })
+    }
 }
 
 const LOOPBACK: &str = "is on this machine's loopback interface, and inside that name means the sandbox itself: \
-                        give the registry another name or address";
+                        give it another name or address";
 const LINK_LOCAL: &str = "is a link-local address, where machines keep what is for them alone";
 
 /// Why an address means something else inside, or must not be reached from there.
@@ -157,6 +173,10 @@ mod tests {
             "http://0x7f.1/",
             "http://[::ffff:127.0.0.1]/",
             "ssh://127.0.0.1/x",
+            "ssh://2130706433/x",
+            "0x7f.0x1:x",
+            "127.0.0.1:x",
+            "10.1.2.3:x",
             "http://localhost:4873/",
             "http://169.254.169.254/latest",
             "https://good.example\\@evil.example/",

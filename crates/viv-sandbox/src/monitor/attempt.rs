@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use viv_link::Link;
 use viv_proto::handshake::{FIRST_TOKEN, Token};
-use viv_proto::message::{Configure, Configured, kind};
+use viv_proto::message::{Configure, Configured, NetworkWay, kind};
 use viv_proto::{CONTROL_PORT, ProtocolError};
 use viv_vmm::LinkCarrier;
 
@@ -15,6 +15,7 @@ use super::children::{Children, LINK_SOCKET, MachineState, Machinery};
 use super::clock;
 use super::egress::HostPorts;
 use super::link::{self, Carrier};
+use super::network_device::NetworkDevice;
 use crate::error::adopt;
 use crate::exec::ask;
 use crate::plan::StartPlan;
@@ -107,6 +108,7 @@ impl Attempt {
             key: &random_bytes(),
             scratch,
             memory_mib: plan.spec.memory_mib,
+            network: NetworkDevice::open(&plan.spec, state)?,
             state: machine,
             sockets: &|name| run.socket_path(name),
         };
@@ -158,7 +160,10 @@ impl Attempt {
     ) -> impl Future<Output = Result<(Configured, Vec<HostMark>)>> + use<> {
         let shares_are_ready = self.children.shares_are_ready();
         let template = self.template.clone();
-        let request = request(first);
+        let mut request = request(first);
+        if let Some(device) = self.children.network_device() {
+            request.network.way = NetworkWay::Device(device.clone());
+        }
         let restored = self.restoration();
         async move {
             restored.await?;

@@ -20,6 +20,7 @@ use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
 use viv_shares::{FileDaemonSpec, ShareSpec};
 use viv_vmm::{Change, CommandPlan, Descriptor, LinkCarrier, Machine, Tail};
 
+use super::network_device::NetworkDevice;
 use super::{FILE_DAEMON_INPUT, FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
 use crate::process::memory_file;
@@ -51,6 +52,7 @@ pub(crate) struct Children {
     told_ready: watch::Sender<bool>,
     /// Where the file daemon waits to be told.
     tell_shares: Option<UnixStream>,
+    network: Option<NetworkDevice>,
     /// Of a machine that is to be saved.
     memory: Option<File>,
     powered_off: bool,
@@ -74,6 +76,8 @@ pub(crate) struct Machinery<'a> {
     pub(crate) scratch: File,
     /// How much memory it has, in MiB.
     pub(crate) memory_mib: u64,
+    /// What is behind its network device, and what the VMM gets of it.
+    pub(crate) network: Option<(NetworkDevice, OwnedFd)>,
     /// What it is saved to or restored from.
     pub(crate) state: MachineState,
     /// Where its sockets are; one that is there already is replaced.
@@ -93,7 +97,7 @@ pub(crate) enum MachineState {
 impl Children {
     /// Starts both. They are ready when the guest answers, or one of them ends.
     pub(crate) fn start(machinery: Machinery<'_>) -> Result<Self> {
-        let Machinery { vmm, file_daemon, shares: to_share, link, key, scratch, memory_mib, state, sockets } =
+        let Machinery { vmm, file_daemon, shares: to_share, link, key, scratch, memory_mib, network, state, sockets } =
             machinery;
         if link != LinkCarrier::VirtioSerial {
             append_key(&scratch, key).map_err(io("the scratch disk could not be written"))?;
@@ -125,6 +129,10 @@ impl Children {
             (Descriptor::FileDaemon, to_shares.into()),
         ]);
         descriptors.extend(devices.map(|devices| (Descriptor::Devices, devices)));
+        let network = network.map(|(network, descriptor)| {
+            descriptors.insert(Descriptor::Network, descriptor);
+            network
+        });
         if link == LinkCarrier::VirtioSerial {
             descriptors.insert(Descriptor::LinkListener, listen(LINK_SOCKET)?.into());
         }
@@ -137,6 +145,7 @@ impl Children {
             ready: Some(ready),
             told_ready,
             tell_shares,
+            network,
             memory: kept,
             powered_off: false,
             was_killed: false,
@@ -162,6 +171,11 @@ impl Children {
         self.told_ready.subscribe()
     }
 
+    /// What the guest is told of its network device.
+    pub(crate) fn network_device(&self) -> Option<&viv_proto::message::NetworkDevice> {
+        self.network.as_ref().map(NetworkDevice::description)
+    }
+
     pub(crate) fn file_daemon_pid(&self) -> Option<u32> {
         self.file_daemon.id()
     }
@@ -182,6 +196,7 @@ impl Children {
                     Err(error) => return adopt(error),
                 },
                 _ = self.file_daemon.wait() => return self.cause(None, guest_was_up).await,
+                failure = network_lost(&mut self.network) => return self.network_cause(failure, guest_was_up).await,
             }
         }
     }
@@ -226,6 +241,23 @@ impl Children {
         }
     }
 
+    /// What is behind the network device has ended, as it does with the VMM: is that the cause?
+    async fn network_cause(&mut self, failure: Error, guest_was_up: bool) -> Error {
+        let ended = async {
+            loop {
+                match self.machine.next().await {
+                    Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
+                    Ok(Change::Ended(status)) => return Some(status),
+                    Err(_) => return None,
+                }
+            }
+        };
+        match tokio::time::timeout(CAUSE_PATIENCE, ended).await {
+            Ok(Some(status)) => self.cause(Some(status), guest_was_up).await,
+            _ => failure,
+        }
+    }
+
     fn guest_ended(&self, guest_was_up: bool) -> Error {
         if self.powered_off && guest_was_up {
             return Error::new(ErrorKind::PoweredOff, "the sandbox was powered off from inside");
@@ -259,6 +291,17 @@ impl Children {
             // It can only fail if the process has ended already.
             let _ = self.file_daemon.kill().await;
         }
+        if let Some(network) = self.network.take() {
+            network.end().await;
+        }
+    }
+}
+
+/// Resolves if what is behind the network device ends; never if there is none.
+async fn network_lost(network: &mut Option<NetworkDevice>) -> Error {
+    match network {
+        Some(network) => network.trouble().await,
+        None => std::future::pending().await,
     }
 }
 

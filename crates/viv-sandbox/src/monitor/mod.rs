@@ -21,6 +21,7 @@ pub(crate) mod life;
 mod link;
 mod names;
 mod network;
+mod network_device;
 mod publish;
 mod server;
 pub(crate) mod stall;

@@ -296,6 +296,7 @@ async fn boot_and_save(request: &MakeRequest, staged: &Path) -> Result<(String, 
         key: &random_bytes(),
         scratch,
         memory_mib: request.memory_mib,
+        network: None,
         state: MachineState::ToSave { devices },
         sockets: &sockets,
     })?;

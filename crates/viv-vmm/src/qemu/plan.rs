@@ -1,7 +1,9 @@
 //! From a specification to QEMU's command line. Pure.
 
 use crate::spec::{Backing, Descriptor, Placed};
-use crate::{Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, MachineStart, Result};
+use crate::{
+    Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, MachineStart, NetworkBacking, Result,
+};
 
 /// Where the state of a machine's devices is saved to: the descriptors of set 2.
 pub(crate) const DEVICES_URI: &str = "file:/dev/fdset/2";
@@ -112,6 +114,20 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
         arguments.option("-device", format!("vhost-user-fs-pci,chardev=shares,tag={tag},queue-size=1024"));
     }
 
+    if let Some(card) = &spec.network {
+        let number = descriptors.place(Descriptor::Network);
+        arguments.option(
+            "-netdev",
+            match card.backing {
+                NetworkBacking::Stream => format!("stream,id=network,server=off,addr.type=fd,addr.str={number}"),
+                NetworkBacking::Tap => format!("tap,id=network,fd={number},vhost=off"),
+            },
+        );
+        let mtu = card.mtu.map(|mtu| format!(",host_mtu={mtu}")).unwrap_or_default();
+        // Nothing boots from it, and not every QEMU comes with the ROM for that.
+        arguments.option("-device", format!("virtio-net-pci,netdev=network,mac={},romfile={mtu}", card.mac));
+    }
+
     match spec.start {
         MachineStart::Boot => {}
         MachineStart::BootToSave => {
@@ -145,10 +161,20 @@ fn check(spec: &MachineSpec) -> Result<()> {
     {
         return Err(invalid(format!("vsock address {cid}; a guest's is at least {FIRST_GUEST_CID}")));
     }
+    if let Some(card) = &spec.network
+        && !is_hardware_address(&card.mac)
+    {
+        return Err(invalid(format!("{:?} is no hardware address", card.mac)));
+    }
     if spec.disks.iter().filter(|disk| disk.backing == Backing::Ephemeral).count() > 1 {
         return Err(invalid("more than one ephemeral disk".to_owned()));
     }
     Ok(())
+}
+
+fn is_hardware_address(text: &str) -> bool {
+    let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
+    text.split(':').count() == 6 && text.split(':').all(is_byte)
 }
 
 fn kernel_command_line(spec: &MachineSpec, facts: &HostFacts) -> String {
@@ -207,7 +233,7 @@ impl Descriptors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Disk, Kvm, QemuBinary};
+    use crate::{Disk, Kvm, NetworkCard, QemuBinary};
 
     fn facts() -> HostFacts {
         HostFacts {
@@ -239,6 +265,7 @@ mod tests {
             ],
             share_tag: Some("viv".into()),
             link: LinkCarrier::VirtioSerial,
+            network: None,
             start: MachineStart::Boot,
         }
     }
@@ -269,6 +296,21 @@ mod tests {
         let plan = plan(&spec, &facts()).unwrap();
         insta::assert_snapshot!(shown(&plan));
         insta::assert_json_snapshot!(plan.descriptors);
+    }
+
+    #[test]
+    fn a_network_device_adds_itself_and_nothing_else() {
+        let without = shown(&plan(&spec(Accel::Kvm), &facts()).unwrap());
+        let added = |backing, mtu| {
+            let network = Some(NetworkCard { mac: "02:00:00:00:00:01".into(), mtu, backing });
+            let plan = plan(&MachineSpec { network, ..spec(Accel::Kvm) }, &facts()).unwrap();
+            assert!(plan.descriptors.iter().any(|placed| placed.descriptor == Descriptor::Network));
+            shown(&plan).strip_prefix(&without).unwrap().trim().to_owned()
+        };
+        insta::assert_json_snapshot!([added(NetworkBacking::Stream, Some(65520)), added(NetworkBacking::Tap, None)]);
+        let network = Some(NetworkCard { mac: "02:00,x".into(), mtu: None, backing: NetworkBacking::Tap });
+        let error = plan(&MachineSpec { network, ..spec(Accel::Kvm) }, &facts()).unwrap_err();
+        assert_eq!(error.to_string(), "\"02:00,x\" is no hardware address");
     }
 
     #[test]

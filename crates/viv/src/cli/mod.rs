@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing about what it does.
 
+pub mod bridge;
 mod kernel;
 pub mod network;
 mod run;

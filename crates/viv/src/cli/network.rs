@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use viv_net::gateway::Budget;
 use viv_sandbox::Publish;
 
+use super::bridge::{SetupArguments, TeardownArguments};
 use crate::settings::definitions as d;
 use crate::settings::layer::{Found, SecretSetting};
 use crate::settings::network::{self, NetworkChoice, SecretRequest};
@@ -93,6 +94,10 @@ pub enum NetCommand {
     Learn(Box<LearnArguments>),
     /// Trust what this directory's viv.toml says about the network, as it stands now
     Trust(TrustArguments),
+    /// Make the bridge that sandboxes with `--net bridge` are on
+    Setup(SetupArguments),
+    /// Remove such a bridge, and all that came with it
+    Teardown(TeardownArguments),
 }
 
 /// `viv net log`

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod bridge;
 mod denials;
 pub mod doctor;
 mod dry_run;

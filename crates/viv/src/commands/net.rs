@@ -10,7 +10,7 @@ use viv_net::learn::{denied, learn};
 use viv_net::log::{LogReader, read_log};
 use viv_sandbox::{NetworkMode, Paths, Record, logs_of};
 
-use super::{block_on, denials, run};
+use super::{block_on, bridge, denials, run};
 use crate::cli::network::{
     DeniedArguments, LearnArguments, LogArguments, NetCommand, PortArguments, TrustArguments, UsageArguments,
 };
@@ -34,6 +34,8 @@ pub fn net(command: &NetCommand, printer: &Printer) -> Result<u8, Failure> {
         NetCommand::Denied(arguments) => show_denied(arguments),
         NetCommand::Learn(arguments) => learn_from(arguments, printer),
         NetCommand::Trust(arguments) => trust(arguments, printer),
+        NetCommand::Setup(arguments) => bridge::setup(arguments),
+        NetCommand::Teardown(arguments) => bridge::teardown(arguments),
     }
 }
 

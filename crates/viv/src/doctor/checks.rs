@@ -136,6 +136,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks.push(built("image", facts.image_built, "the first run builds it, in about a minute"));
     checks.extend(templates(facts));
     checks.push(Check::ok("vsock", vsock(facts)));
+    checks.extend(network_devices(facts));
     checks
 }
 
@@ -160,6 +161,26 @@ fn kvm(facts: &Facts) -> Check {
         Kvm::Broken { reason } => Check::warn("kvm", format!("{reason}; {SLOW}"))
             .note("in a VM or container: its host does not let virtualisation through"),
     }
+}
+
+/// What `--net nat` and, for root, `--net bridge` take.
+fn network_devices(facts: &Facts) -> Vec<Check> {
+    let check = |name, mode: &str, programs: &[(&'static str, &'static str)]| {
+        let missing: Vec<_> =
+            programs.iter().filter(|(program, _)| facts.missing_network_tools.contains(program)).collect();
+        if missing.is_empty() {
+            return Check::ok(name, format!("--net {mode} has what it takes"));
+        }
+        let words: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+        let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+        Check::warn(name, format!("no --net {mode}: {} is not installed", words.join(", ")))
+            .steps(install(facts, &packages))
+    };
+    let mut checks = vec![check("nat", "nat", &[("passt", "passt")])];
+    if facts.root {
+        checks.push(check("bridge", "bridge", &[("ip", "iproute2"), ("nft", "nftables")]));
+    }
+    checks
 }
 
 fn install(facts: &Facts, packages: &[&str]) -> Vec<Step> {

@@ -31,6 +31,8 @@ pub struct Facts {
     pub templates: Templates,
     /// /dev/vhost-vsock can be opened.
     pub vsock: bool,
+    /// Programs that network devices need and that are not there.
+    pub missing_network_tools: Vec<&'static str>,
     /// apt-get is there to install what is missing.
     pub apt: bool,
     /// On a Debian whose own QEMU is too old: where there is a newer one.

@@ -49,6 +49,10 @@ pub fn probe(paths: &Paths) -> Facts {
         image_built: built.as_ref().is_some_and(|built| built.root),
         templates: templates(paths),
         vsock: OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok(),
+        missing_network_tools: ["passt", "ip", "nft"]
+            .into_iter()
+            .filter(|program| viv_net::device::find_program(program).is_err())
+            .collect(),
         apt: find_program("apt-get").is_some(),
         backports: backports(),
         user,

@@ -169,9 +169,10 @@ fn policy(
     let mut policy = Policy::default();
     let mut wanted = Vec::new();
     for text in &request.allow {
-        match text.strip_prefix('@') {
-            Some(set) => wanted.push(set.parse::<SetName>()?),
-            None => policy.allow.push(text.parse::<Rule>()?),
+        if text.starts_with('@') {
+            wanted.push(text.parse::<SetName>()?);
+        } else {
+            policy.allow.push(text.parse::<Rule>()?);
         }
     }
     for text in &request.deny {

@@ -125,10 +125,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Says what a rule looks like.
 pub fn parse_allow(text: &str) -> Result<String, String> {
-    match text.strip_prefix('@') {
-        Some(set) => set.parse::<SetName>().map(|set| format!("@{set}")).map_err(|error| error.to_string()),
-        None => parse_deny(text),
+    if text.starts_with('@') {
+        return text.parse::<SetName>().map(|set| set.to_string()).map_err(|error| error.to_string());
     }
+    parse_deny(text)
 }
 
 /// Reads a rule of what may not be connected to.

@@ -23,6 +23,7 @@ fn ready() -> Facts {
         image_built: true,
         templates: Templates { count: 2, disk: 190 << 20 },
         vsock: false,
+        missing_network_tools: vec![],
         apt: true,
         backports: None,
     }
@@ -54,6 +55,7 @@ fn a_machine_that_lacks_everything() {
         ],
         kernel_built: false,
         image_built: false,
+        missing_network_tools: vec!["passt", "nft"],
         ..ready()
     };
     insta::assert_json_snapshot!(judge(&facts));
