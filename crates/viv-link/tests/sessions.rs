@@ -173,3 +173,77 @@ async fn a_guest_of_another_version_is_refused_by_name() {
         other => panic!("accepted: {}", other.is_ok()),
     }
 }
+
+/// A session whose guest opens the streams; the host echoes.
+async fn from_the_guest() -> Link {
+    let (host, guest) = duplex(1 << 16);
+    let (told, link) = tokio::sync::oneshot::channel();
+    let mut told = Some(told);
+    tokio::spawn(guest_sessions(guest, move |link, _incoming| {
+        let _ = told.take().map(|told| told.send(link));
+    }));
+    let HostSession { driver, incoming, link: _host, .. } = host_session(host, &FIRST_TOKEN).await.unwrap();
+    tokio::spawn(driver.run());
+    serve(_host, incoming);
+    link.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_guest_has_more_than_a_thousand_streams_open() {
+    let link = from_the_guest().await;
+    let mut held = Vec::new();
+    for _ in 0..viv_link::MAX_GUEST_OPENED {
+        held.push(link.open(7).await.unwrap());
+    }
+    for stream in &mut held {
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    }
+    drop(held);
+    // Given up and opened anew faster than the host notices: the session goes on.
+    for _ in 0..10 {
+        let open = (0..viv_link::MAX_GUEST_OPENED).map(|_| link.open(7));
+        drop(futures::future::join_all(open).await);
+    }
+    echo(&link, b"alive").await;
+}
+
+#[tokio::test]
+async fn what_is_said_first_goes_along_with_the_greeting() {
+    let link = from_the_guest().await;
+    let mut stream = link.open_with(7, b"first, ").await.unwrap();
+    stream.write_all(b"then").await.unwrap();
+    let mut back = [0; 11];
+    stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"first, then");
+    assert!(matches!(link.open_with(8, b"unheard").await, Err(LinkError::Refused { port: 8, .. })));
+}
+
+#[tokio::test]
+async fn a_reset_is_told_from_an_end() {
+    let (host, guest) = duplex(4096);
+    tokio::spawn(guest_sessions(guest, |_link, mut incoming| {
+        tokio::spawn(async move {
+            while let Some(request) = incoming.next().await {
+                let in_order = request.port == 1;
+                let mut stream = request.accept().await.unwrap();
+                if in_order {
+                    stream.shutdown().await.unwrap();
+                    // Until the other side has ended, too.
+                    tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+                }
+            }
+        });
+    }));
+    let HostSession { link, driver, .. } = host_session(host, &FIRST_TOKEN).await.unwrap();
+    let driver = tokio::spawn(driver.run());
+    for (port, cut) in [(1, false), (2, true)] {
+        let mut stream = link.open(port).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(std::future::poll_fn(|cx| std::task::Poll::Ready(stream.poll_is_cut(cx))).await, cut, "{port}");
+    }
+    assert!(!link.is_closed());
+    driver.abort();
+    assert!(driver.await.is_err());
+    assert!(link.is_closed());
+}

@@ -192,3 +192,51 @@ fn program(own: u32, sockets: u32) -> Vec<u64> {
         /* 47 */ op(EXIT, 0, 0, 0, 0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One instruction per line: number, operation, registers, offset, immediate value.
+    fn listing(program: &[u64]) -> String {
+        let line = |(number, word): (usize, &u64)| {
+            let [operation, registers, low, high, ..] = word.to_le_bytes();
+            let (destination, source) = (registers & 0xf, registers >> 4);
+            let immediate = ((word >> 32) as u32).cast_signed();
+            let offset = i16::from_le_bytes([low, high]);
+            format!("{number:2} {operation:02x} r{destination} r{source} {offset:+} {immediate:#x}\n")
+        };
+        program.iter().enumerate().map(line).collect()
+    }
+
+    #[test]
+    fn jumps_arrive_where_something_begins() {
+        let program = program(3, 4);
+        let jumps = [operation::JUMP, operation::JUMP_EQUAL, operation::JUMP_NOT_EQUAL];
+        let mut targets = Vec::new();
+        for (number, word) in program.iter().enumerate() {
+            if jumps.contains(&word.to_le_bytes()[0]) {
+                let offset = i16::from_le_bytes([word.to_le_bytes()[2], word.to_le_bytes()[3]]);
+                targets.push(usize::try_from(number as i64 + 1 + i64::from(offset)).unwrap());
+            }
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        assert_eq!(targets, [11, 19, 25, 46]);
+        let text = listing(&program);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 48);
+        // RFC 9669, section 4 and 5: what each block begins with, and how it ends.
+        assert_eq!(lines[0], " 0 bf r6 r1 +0 0x0");
+        assert_eq!(lines[2], " 2 55 r2 r0 +8 0x2");
+        assert_eq!(lines[6], " 6 15 r3 r0 +39 0x7f");
+        assert_eq!(lines[8], " 8 62 r10 r0 -8 0xffff0000");
+        assert_eq!(lines[11], "11 61 r2 r6 +44 0x0");
+        assert_eq!(lines[21], "21 15 r2 r0 +3 0x6");
+        assert_eq!(lines[23], "23 55 r2 r0 +22 0x35");
+        assert_eq!([lines[25], lines[31]], ["25 18 r1 r1 +0 0x3", "31 18 r1 r1 +0 0x4"]);
+        assert_eq!([lines[41], lines[43]], ["41 85 r0 r0 +0 0x7c", "43 85 r0 r0 +0 0x56"]);
+        assert_eq!([lines[44], lines[45]], ["44 b7 r0 r0 +0 0x1", "45 95 r0 r0 +0 0x0"]);
+        assert_eq!([lines[46], lines[47]], ["46 b7 r0 r0 +0 0x1", "47 95 r0 r0 +0 0x0"]);
+    }
+}

@@ -367,6 +367,10 @@ fn without_a_network_nothing_is_reachable_at_once() {
 fn more_connections_than_there_is_room_for_are_reset() {
     in_namespace("more_connections_than_there_is_room_for_are_reset", async {
         let machine = Machine::new(NetworkWay::Filtered).await;
+        // Both ends of every connection are in this process.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let limit = rustix::process::Rlimit { current: limit.maximum.or(Some(65_536)), ..limit };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
         let mut held = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             let mut connection = connect(ip("1.2.3.4"), 443).await;

@@ -23,6 +23,9 @@ use crate::spec::Keys;
 /// How long a command may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long the output of one that has ended is waited for.
+const OUTPUT_DEADLINE: Duration = Duration::from_secs(1);
+
 /// How long what it printed is used.
 const COMMAND_KEEPS: Duration = Duration::from_secs(300);
 
@@ -112,8 +115,9 @@ impl Source {
         Ok(Some(key))
     }
 
-    /// Another key than one that the upstream has refused, if there is one.
-    pub(super) async fn other_than(&self, refused: &Key) -> Option<Key> {
+    /// Another key than one that the upstream has refused, if there is one. Whether the key as such was refused
+    /// (401) or what it was used for (403) decides whether a login is refreshed.
+    pub(super) async fn other_than(&self, refused: &Key, refresh: bool) -> Option<Key> {
         let mut held = self.held.lock().await;
         if let Some(held) = &*held {
             if !held.key.is(refused) {
@@ -125,7 +129,7 @@ impl Source {
                 return None;
             }
         }
-        match self.read(Some(refused)).await {
+        match self.read(Some((refused, refresh))).await {
             Ok(fresh) if !fresh.key.is(refused) => {
                 let key = fresh.key.clone();
                 *held = Some(fresh);
@@ -151,7 +155,7 @@ impl Source {
         }
     }
 
-    async fn read(&self, refused: Option<&Key>) -> Result<Held, Trouble> {
+    async fn read(&self, refused: Option<(&Key, bool)>) -> Result<Held, Trouble> {
         let mut file = None;
         let mut login = None;
         let secret = match &self.credential {
@@ -167,7 +171,7 @@ impl Source {
             Credential::Command(arguments) => run(arguments).await?,
             Credential::Login(spec) => {
                 let Some(source) = &self.login else { return Err(no_key("the login is not set up")) };
-                let (token, account) = source.token(refused.map(|key| &*key.secret)).await?;
+                let (token, account) = source.token(refused.map(|(key, refresh)| (&*key.secret, refresh))).await?;
                 file = stamp(&spec.file);
                 login = Some((spec.kind, account));
                 token
@@ -227,27 +231,48 @@ async fn run(arguments: &[String]) -> Result<Secret, Trouble> {
     command.process_group(0).kill_on_drop(true);
     let failed = |what: &str| no_key(format!("the host's command for the key, `{program}`, {what}"));
     let mut child = command.spawn().map_err(|error| failed(&format!("cannot be started: {}", error.kind())))?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_SOURCE + 1));
     let finished = tokio::time::timeout(COMMAND_DEADLINE, async {
-        if let Some(output) = child.stdout.take() {
-            output.take(LONGEST_SOURCE as u64 + 1).read_to_end(&mut bytes).await?;
+        let Some(output) = child.stdout.take() else { return child.wait().await };
+        let mut output = output.take(LONGEST_SOURCE as u64 + 1);
+        let reading = output.read_to_end(&mut bytes);
+        tokio::pin!(reading);
+        tokio::select! {
+            read = &mut reading => {
+                read?;
+                child.wait().await
+            }
+            status = child.wait() => {
+                // An agent that it has left running may hold its output open.
+                let _ = tokio::time::timeout(OUTPUT_DEADLINE, reading).await;
+                status
+            }
         }
-        child.wait().await
     })
     .await;
     match finished {
-        Ok(Ok(status)) if status.success() => {
-            first_line(&bytes).ok_or_else(|| failed("printed no key on its first line"))
-        }
-        Ok(Ok(status)) => Err(failed(&format!("failed: {status}"))),
-        Ok(Err(error)) => Err(failed(&format!("failed: {}", error.kind()))),
-        Err(_) => {
-            if let Some(group) = group {
-                // It is still ours: it has not been waited for.
-                let _ = kill_process_group(group, Signal::KILL);
+        Ok(status) => {
+            group.0 = None;
+            match status {
+                Ok(status) if status.success() => {
+                    first_line(&bytes).ok_or_else(|| failed("printed no key on its first line"))
+                }
+                Ok(status) => Err(failed(&format!("failed: {status}"))),
+                Err(error) => Err(failed(&format!("failed: {}", error.kind()))),
             }
-            Err(failed(&format!("took longer than {} seconds", COMMAND_DEADLINE.as_secs())))
+        }
+        Err(_) => Err(failed(&format!("took longer than {} seconds", COMMAND_DEADLINE.as_secs()))),
+    }
+}
+
+/// A process group that is killed if it is given up, while its leader has not been waited for.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
@@ -280,6 +305,8 @@ mod tests {
             run(&arguments).await.map(|secret| secret.expose().to_owned()).map_err(|trouble| trouble.message)
         };
         assert_eq!(run(&["printf", "%s\\nmore", "$HOME;x"]).await.as_deref(), Ok("$HOME;x"));
+        // What stays behind does not keep the key from being used.
+        assert_eq!(run(&["sh", "-c", "sleep 60 & echo key; kill -0 $!"]).await.as_deref(), Ok("key"));
         insta::assert_snapshot!(run(&["sh", "-c", "echo canary; exit 3"]).await.unwrap_err(), @"the host's command for the key, `sh`, failed: exit status: 3");
         insta::assert_snapshot!(run(&["true"]).await.unwrap_err(), @"the host's command for the key, `true`, printed no key on its first line");
         insta::assert_snapshot!(run(&["no-such-command-anywhere"]).await.unwrap_err(), @"the host's command for the key, `no-such-command-anywhere`, cannot be started: entity not found");

@@ -30,6 +30,9 @@ const MARGIN: Duration = Duration::from_secs(300);
 /// A refresh, and the wait for one of another sandbox.
 const REFRESH_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A token that is younger and refused all the same is not what is wrong.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Between two looks at a lock that another process holds.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -47,6 +50,8 @@ pub(super) struct LoginFile {
     client: Client<Connector, Full<Bytes>>,
     /// Seconds since the Unix epoch.
     expires: AtomicU64,
+    /// When it was last refreshed here, likewise.
+    refreshed: AtomicU64,
 }
 
 struct Tokens {
@@ -69,6 +74,7 @@ impl LoginFile {
             token_url: login.token_url.clone().unwrap_or_else(|| usual.to_owned()),
             client: client(connector),
             expires: AtomicU64::new(0),
+            refreshed: AtomicU64::new(0),
         }
     }
 
@@ -77,14 +83,19 @@ impl LoginFile {
         now() + MARGIN.as_secs() >= self.expires.load(Ordering::Relaxed)
     }
 
-    /// A token that holds for a while and is not the one that was refused, and the account it is for.
-    pub(super) async fn token(&self, refused: Option<&Secret>) -> Result<(Secret, Option<String>), Trouble> {
+    /// A token that holds for a while, and the account it is for. If one was refused it is another, from the file or,
+    /// if asked for, by a refresh; one that was refreshed just now is not refreshed again for that.
+    pub(super) async fn token(&self, refused: Option<(&Secret, bool)>) -> Result<(Secret, Option<String>), Trouble> {
         let good = |tokens: &Tokens| {
             now() + MARGIN.as_secs() < tokens.expires
-                && refused.is_none_or(|refused| refused.expose() != tokens.access.expose())
+                && refused.is_none_or(|(refused, _)| refused.expose() != tokens.access.expose())
         };
         let (_, mut tokens) = self.read().await?;
         if !good(&tokens) {
+            let just_now = now() < self.refreshed.load(Ordering::Relaxed).saturating_add(REFRESH_INTERVAL.as_secs());
+            if refused.is_some_and(|(_, refresh)| !refresh || just_now) {
+                return Err(no_key("the upstream refuses the host's login"));
+            }
             // Whoever had the lock before us may have refreshed it.
             let _lock = self.lock().await?;
             let (document, current) = self.read().await?;
@@ -171,6 +182,7 @@ impl LoginFile {
             serde_json::to_vec_pretty(&document).map_err(|_| no_key("the host's login cannot be written"))?,
         );
         replacement.finish(&text).map_err(failed)?;
+        self.refreshed.store(now(), Ordering::Relaxed);
         tokens(self.kind, &document).ok_or_else(|| no_key("the refresh of the host's login gave no token"))
     }
 

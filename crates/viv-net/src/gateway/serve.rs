@@ -211,7 +211,8 @@ impl Gateway {
         let mut outcome = self.send(passage, &parts, &upload, key.as_ref()).await;
         if let (Ok(response), Some(refused)) = (&outcome, &key)
             && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            && let Some(other) = passage.target.source.other_than(refused).await
+            && let Some(other) =
+                passage.target.source.other_than(refused, response.status() == StatusCode::UNAUTHORIZED).await
             && let Some(again) = self.send_again(passage, &parts, &upload, &other).await
         {
             outcome = again;

@@ -78,7 +78,7 @@ pub fn net_of(policy: Policy, adjust: impl FnOnce(&mut EgressSpec)) -> Net {
     adjust(&mut spec);
     let (sink, events) = EventSink::channel(10_000);
     let told = Arc::new(Told::default());
-    let egress = Egress::new(&spec, Arc::clone(&told) as Arc<dyn Resolve>, sink);
+    let egress = Egress::new(&spec, Arc::clone(&told) as Arc<dyn Resolve>, None, sink);
     let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
     tokio::spawn(egress.serve(listener));
     Net { events, told, directory }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use viv_net::gateway::{Credential, Login, LoginKind};
-use viv_testkit::Options;
+use viv_testkit::{Fault, Options};
 
 use crate::support::{Bench, CANARY, PLACEHOLDER, ask_gateway, call};
 
@@ -91,6 +91,25 @@ async fn a_login_that_is_refused_is_refreshed_and_the_call_made_again() {
     assert_eq!((&written["tokens"]["id_token"], &written["tokens"]["account_id"]), (&json!("j"), &json!("account")));
     assert_ne!(written["last_refresh"], login["last_refresh"]);
     assert_eq!(bench.usage().len(), 1);
+}
+
+#[tokio::test]
+async fn a_login_is_not_refreshed_again_and_again_for_an_upstream_that_refuses_it() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join(".credentials.json");
+    std::fs::write(&file, claude("revoked", 3600).to_string()).expect("written");
+    let bench = bench(LoginKind::Claude, &file);
+    for (old, new) in [("refresh-1", "refresh-2"), ("refresh-2", "refresh-3")] {
+        bench.model.grant(old, json!({"access_token": new, "refresh_token": new, "expires_in": 3600}));
+    }
+    for _ in 0..3 {
+        assert_eq!(bench.ask(call("anthropic", PLACEHOLDER, true)).await.status, StatusCode::UNAUTHORIZED);
+    }
+    bench.model.rotate_key("refresh-2");
+    bench.model.fail_next(Fault::Status(403));
+    assert_eq!(bench.ask(call("anthropic", PLACEHOLDER, true)).await.status, StatusCode::FORBIDDEN);
+    let refreshes = bench.model.requests().iter().filter(|asked| asked.path == "/oauth/token").count();
+    assert_eq!(refreshes, 1);
 }
 
 #[tokio::test]

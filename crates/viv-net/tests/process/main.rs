@@ -25,23 +25,35 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(ROLE) {
         return viv_net::egress::egress_main();
     }
-    if std::env::args().any(|argument| argument == "--list") {
-        println!("process: test");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    // What the harness of Rust and nextest agree on.
+    if has("--list") {
+        if !has("--ignored") {
+            ALL.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
         return ExitCode::SUCCESS;
     }
-    for (name, test) in [
-        ("a thousand connections take less than 60 MiB", a_thousand_at_once as fn()),
-        ("ten thousand connections leak no descriptor", ten_thousand_in_sequence),
-        ("a header of 1 GiB takes no memory", a_gibibyte_of_header),
-        ("it is confined, says what it refused and ends when told", confined_and_told),
-        ("one that was killed is replaced on the same socket", killed_and_replaced),
-        ("a start that fails says why", a_start_that_fails),
-    ] {
-        test();
-        println!("test {name} ... ok");
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    for (name, test) in ALL {
+        let runs =
+            wanted.is_none_or(|wanted| if has("--exact") { wanted == name } else { name.contains(wanted.as_str()) });
+        if runs {
+            eprintln!("test {name}");
+            test();
+        }
     }
     ExitCode::SUCCESS
 }
+
+const ALL: &[(&str, fn())] = &[
+    ("a_thousand_connections_take_less_than_60_mib", a_thousand_at_once),
+    ("ten_thousand_connections_leak_no_descriptor", ten_thousand_in_sequence),
+    ("a_header_of_1_gib_takes_no_memory", a_gibibyte_of_header),
+    ("it_is_confined_says_what_it_refused_and_ends_when_told", confined_and_told),
+    ("one_that_was_killed_is_replaced_on_the_same_socket", killed_and_replaced),
+    ("a_start_that_fails_says_why", a_start_that_fails),
+];
 
 struct Running {
     child: Child,
@@ -65,7 +77,7 @@ fn file_with(text: &str) -> OwnedFd {
 
 fn spawn(listener: &UnixListener, spec: &str, files: u64) -> Child {
     let mapping = |parent_fd: OwnedFd, child_fd: i32| FdMapping { parent_fd, child_fd };
-    // `prlimit` of util-linux is not everywhere; a shell is.
+    // A shell, because it can set the limit of open files before the program is there.
     let program = std::env::current_exe().unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" {ROLE}")]).arg(program);

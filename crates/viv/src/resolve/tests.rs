@@ -124,7 +124,8 @@ fn what_cannot_be_is_refused() {
 #[test]
 fn more_cpus_than_the_host_has_are_a_warning() {
     let many = Layer { cpus: Some(found(16, Origin::CommandLine)), ..Layer::default() };
-    assert_eq!(resolved(many).unwrap().warnings, ["16 CPUs are asked for, but the host has 8: they will share"]);
+    let warnings = resolved(many).unwrap().warnings;
+    assert_eq!(warnings[0].message, "16 CPUs are asked for, but the host has 8: they will share");
 }
 
 #[test]

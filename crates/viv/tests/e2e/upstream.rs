@@ -41,6 +41,16 @@ impl Upstream {
         })
     }
 
+    /// A server that keeps the first bytes it is sent and hangs up.
+    pub fn recorder() -> Self {
+        let server = Self::bind("127.0.0.1:0");
+        server.0.serve(server.1, |mut stream, lines| {
+            let mut first = [0; 4096];
+            let read = stream.read(&mut first).unwrap_or(0);
+            lines.lock().unwrap().push(String::from_utf8_lossy(&first[..read]).into_owned());
+        })
+    }
+
     /// A server that greets before it is spoken to, as SMTP and SSH do, and then sends back what it is sent.
     pub fn greeter() -> Self {
         let server = Self::bind("127.0.0.1:0");
