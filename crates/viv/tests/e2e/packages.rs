@@ -15,8 +15,8 @@ use viv_testkit::FileServer;
 use crate::network::host_with_names;
 use crate::support::{Host, Ran, finish_within};
 
-/// Ten times what the longest of these took under emulation on two busy cores.
-const DEADLINE: Duration = Duration::from_secs(1200);
+/// Ten times what the slowest of these commands took under emulation on two busy cores.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How long a refusal may take, and how long a package manager may try in vain.
 const AT_ONCE: Duration = Duration::from_secs(2);
