@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use viv_net::gateway::{Agent, Budget, Credential, GatewaySpec, Protocol, Upstream};
-use viv_net::guest::proxy_environment;
+use viv_net::guest::{proxy_environment, retry_environment};
 use viv_net::policy::{Policy, Rule};
 use viv_net::sets::{self, SetName};
 use viv_net::spec::Keys;
@@ -114,6 +114,7 @@ pub fn resolve(
         NetworkChoice::Filtered => {
             let policy = policy(request, workspace, host, paths, &mut spec, &mut warnings)?;
             spec.environment.extend(proxy_environment());
+            spec.environment.extend(retry_environment());
             NetworkMode::Filtered { policy }
         }
         NetworkChoice::Nat => NetworkMode::Nat,

@@ -14,6 +14,7 @@ mod isolation;
 mod kernel;
 mod network;
 mod network_attacks;
+mod packages;
 mod protocol;
 mod run;
 mod spares;
