@@ -7,11 +7,14 @@
 
 mod canaries;
 mod clock;
+mod devices;
 mod exhaustion;
 mod faults;
 mod identity;
 mod isolation;
 mod kernel;
+#[path = "../../../viv-net/tests/netns/mod.rs"]
+mod netns;
 mod network;
 mod network_attacks;
 mod packages;
