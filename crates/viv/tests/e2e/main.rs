@@ -5,13 +5,16 @@
 //! kernels and images is shared. Nothing waits for a time: every wait is for an event, with a
 //! deadline of ten times what was seen.
 
+mod agents;
 mod canaries;
 mod clock;
 mod exhaustion;
 mod faults;
+mod gateway;
 mod identity;
 mod isolation;
 mod kernel;
+mod key_search;
 mod network;
 mod network_attacks;
 mod protocol;
