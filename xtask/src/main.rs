@@ -2,6 +2,7 @@
 //!
 //! It builds and runs `viv` from the outside, as a user would, and depends on none of its crates.
 
+mod agents;
 mod bench;
 mod command;
 mod demo;

@@ -1,5 +1,6 @@
 //! The client's side: starting a sandbox, running programs in it, ending it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -90,6 +91,7 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
         plan: request.plan,
         paths: request.paths,
         keys: keys.as_ref().map(|keys| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd()))),
+        environment: environment(&request.withheld),
     }));
     let begin_anew = || begin_anew(&request.executable, &request.withheld, &first);
     let (mut lines, mut commands, mut monitor) = match spare {
@@ -128,6 +130,12 @@ fn key_file(keys: &Keys) -> Result<File> {
     let failed = || io("no file for the keys");
     let text = zeroize::Zeroizing::new(serde_json::to_vec(keys).map_err(|error| failed()(error.into()))?);
     memory_file(&text).map_err(failed())
+}
+
+/// This process's environment without some variables, and without what JSON cannot carry.
+fn environment(without: &[String]) -> Vec<(String, String)> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).filter(|(name, _)| !without.contains(name)).collect()
 }
 
 /// Starts a monitor, without some variables of this process's environment, and says the first line to it.

@@ -38,6 +38,9 @@ pub(crate) struct StartLine {
     /// they never pass through the monitor's own memory, and a spare cannot be given a descriptor at
     /// its start.
     pub(crate) keys: Option<PathBuf>,
+    /// The client's environment without what is withheld, for the egress: a key's command needs the
+    /// user's (`HOME`, `GNUPGHOME`, `SSH_AUTH_SOCK`), TLS `SSL_CERT_FILE`, and a spare has none of it.
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 /// From the monitor. Its end closing means that nothing of the sandbox is left.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::answer::{Fault, Trouble};
 use super::client::Connector;
 use super::login::LoginFile;
-use super::{Credential, LoginKind};
+use super::{Credential, LoginKind, PROXY_VARIABLES};
 use crate::spec::Keys;
 
 /// How long a command may take.
@@ -168,7 +168,7 @@ impl Source {
                 file = stamp(path);
                 read_file(path).await?
             }
-            Credential::Command(arguments) => run(arguments).await?,
+            Credential::Command(arguments) => run(arguments, &self.keys).await?,
             Credential::Login(spec) => {
                 let Some(source) = &self.login else { return Err(no_key("the login is not set up")) };
                 let (token, account) = source.token(refused.map(|(key, refresh)| (&*key.secret, refresh))).await?;
@@ -221,12 +221,14 @@ fn first_line(bytes: &[u8]) -> Option<Secret> {
     (!text.is_empty() && bytes.len() <= LONGEST_SOURCE).then(|| Secret::new(text.to_owned()))
 }
 
-/// Runs a command of the host's user, in a process group of its own so that nothing of it stays.
-async fn run(arguments: &[String]) -> Result<Secret, Trouble> {
+/// Runs a command of the host's user, in a process group of its own so that nothing of it stays. It may
+/// need the host's proxy, which is among the keys.
+async fn run(arguments: &[String], keys: &Keys) -> Result<Secret, Trouble> {
     let Some((program, rest)) = arguments.split_first() else {
         return Err(no_key("the command for the host's key is empty"));
     };
     let mut command = Command::new(program);
+    command.envs(PROXY_VARIABLES.iter().filter_map(|name| Some((name, keys.get(name)?))));
     command.args(rest).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.process_group(0).kill_on_drop(true);
     let failed = |what: &str| no_key(format!("the host's command for the key, `{program}`, {what}"));
@@ -300,11 +302,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_run_without_a_shell_and_its_failures_are_named() {
+        let mut keys = Keys::default();
+        keys.insert("https_proxy", "http://proxy:3128".to_owned());
         let run = async |arguments: &[&str]| {
             let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-            run(&arguments).await.map(|secret| secret.expose().to_owned()).map_err(|trouble| trouble.message)
+            run(&arguments, &keys).await.map(|secret| secret.expose().to_owned()).map_err(|trouble| trouble.message)
         };
         assert_eq!(run(&["printf", "%s\\nmore", "$HOME;x"]).await.as_deref(), Ok("$HOME;x"));
+        assert_eq!(run(&["printenv", "https_proxy"]).await.as_deref(), Ok("http://proxy:3128"));
         // What stays behind does not keep the key from being used.
         assert_eq!(run(&["sh", "-c", "sleep 60 & echo key; kill -0 $!"]).await.as_deref(), Ok("key"));
         insta::assert_snapshot!(run(&["sh", "-c", "echo canary; exit 3"]).await.unwrap_err(), @"the host's command for the key, `sh`, failed: exit status: 3");

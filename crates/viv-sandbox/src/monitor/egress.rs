@@ -114,15 +114,18 @@ pub(super) struct Egress {
     listener: UnixListener,
     spec: File,
     keys: File,
+    environment: Vec<(String, String)>,
     wanted: Arc<Notify>,
     failure: watch::Sender<Option<String>>,
 }
 
 impl Egress {
-    /// Listens for it and opens the guest's way to it. `keys` is a file of its keys, if it needs any.
+    /// Listens for it and opens the guest's way to it. `keys` is a file of its keys, if it needs any,
+    /// `environment` all of its environment.
     pub(super) fn prepare(
         spec: &EgressSpec,
         keys: Option<File>,
+        environment: Vec<(String, String)>,
         run: &RunDirectory,
         ports: &HostPorts,
     ) -> Result<Self> {
@@ -140,7 +143,7 @@ impl Egress {
         let door = Door { ports: ports_of(spec), socket, wanted: Arc::clone(&wanted), failure: failed_later };
         // A spare's ports are opened once, by the one client it gets.
         let _ = ports.0.set(door);
-        Ok(Self { listener, spec: memory_file(&text).map_err(failed())?, keys, wanted, failure })
+        Ok(Self { listener, spec: memory_file(&text).map_err(failed())?, keys, environment, wanted, failure })
     }
 
     /// Keeps one running from when it is first wanted; returns when it fails to start too often.
@@ -168,7 +171,7 @@ impl Egress {
     fn start(&self) -> Result<(Child, Tail)> {
         let failed = || io("the egress could not be started");
         let mut command = Command::new("/proc/self/exe");
-        command.arg("internal-egress");
+        command.arg("internal-egress").env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         // A file's offset is shared by all who hold it: each egress reads from the start.
         let again = |file: &File| File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)));

@@ -32,7 +32,8 @@ impl Network {
         if let Some(egress) = spec.network.egress(&spec.id, &first.paths.state) {
             make_logs(&egress, spec.name.as_deref())?;
             let keys = first.keys.as_ref().map(File::open).transpose().map_err(io("the keys cannot be taken over"))?;
-            network.tasks.spawn(Egress::prepare(&egress, keys, run, ports)?.keep());
+            let environment = first.environment.clone();
+            network.tasks.spawn(Egress::prepare(&egress, keys, environment, run, ports)?.keep());
         }
         if let (Some(port), Some(_)) = (spec.network.names_port, &spec.name) {
             network.tasks.spawn(names::serve(first.paths.clone(), port.get()));

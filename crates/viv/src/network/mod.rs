@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use viv_net::gateway::{Agent, Budget, Credential, GatewaySpec, Protocol, Upstream};
+use viv_net::gateway::{Agent, Budget, Credential, GatewaySpec, PROXY_VARIABLES, Protocol, Upstream};
 use viv_net::guest::{proxy_environment, retry_environment};
 use viv_net::policy::{Policy, Rule};
 use viv_net::sets::{self, SetName};
@@ -149,6 +149,13 @@ pub fn resolve(
                 let value = host.variables.get(&name).cloned().unwrap_or_default();
                 keys.insert(&name, value);
                 withheld.push(name);
+            }
+        }
+        // A proxy's URL may have a password in it.
+        for name in PROXY_VARIABLES {
+            if let Some(value) = host.variables.get(name) {
+                keys.insert(name, value.clone());
+                withheld.push(name.to_owned());
             }
         }
         spec.environment.extend(gateway_environment(&gateway));

@@ -5,14 +5,17 @@
 //! kernels and images is shared. Nothing waits for a time: every wait is for an event, with a
 //! deadline of ten times what was seen.
 
+mod agents;
 mod canaries;
 mod clock;
 mod devices;
 mod exhaustion;
 mod faults;
+mod gateway;
 mod identity;
 mod isolation;
 mod kernel;
+mod key_search;
 #[path = "../../../viv-net/tests/netns/mod.rs"]
 mod netns;
 mod network;

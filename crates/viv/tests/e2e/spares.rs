@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{Host, finish, kill, until};
 
 /// Where ready spares are handed out.
-fn ready(host: &Host) -> Vec<PathBuf> {
+pub fn ready(host: &Host) -> Vec<PathBuf> {
     let entries = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     entries(host.path("run/viv/.spares"))
         .flat_map(entries)

@@ -230,17 +230,22 @@ impl Host {
 
     /// Starts a sandbox that stays until it is dropped, and waits until it runs.
     pub fn sandbox(&self, options: &[&str]) -> Sandbox<'_> {
-        self.begin("fixture", "--quiet", options)
+        self.begin("fixture", "--quiet", options, &[])
     }
 
     /// The same for one of another name.
     pub fn named_sandbox(&self, name: &'static str, options: &[&str]) -> Sandbox<'_> {
-        self.begin(name, "--quiet", options)
+        self.begin(name, "--quiet", options, &[])
+    }
+
+    /// The same as `fixture`, with more in the environment of `viv`.
+    pub fn sandbox_with(&self, options: &[&str], environment: &[(&str, &str)]) -> Sandbox<'_> {
+        self.begin("fixture", "--quiet", options, environment)
     }
 
     /// The same, which has to come from a template.
     pub fn clone_of_template(&self, options: &[&str]) -> Sandbox<'_> {
-        let mut sandbox = self.begin("fixture", "--verbose", options);
+        let mut sandbox = self.begin("fixture", "--verbose", options, &[]);
         let mut said = Ran { code: 0, stdout: String::new(), stderr: String::new() };
         // Said before it was up. Byte by byte, so that what is said later is left for others.
         let mut byte = [0];
@@ -252,11 +257,19 @@ impl Host {
         sandbox
     }
 
-    fn begin(&self, name: &'static str, verbosity: &str, options: &[&str]) -> Sandbox<'_> {
+    fn begin(
+        &self,
+        name: &'static str,
+        verbosity: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Sandbox<'_> {
         let mut arguments = vec!["run", verbosity, "--name", name];
         arguments.extend(options);
         arguments.extend(["--", "sh", "-c", "echo up; exec sleep infinity"]);
-        let mut client = self.viv(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut client = self.viv(&arguments);
+        client.envs(environment.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut client = client.spawn().unwrap();
         let mut up = [0; 3];
         let read = client.stdout.as_mut().unwrap().read_exact(&mut up);
         if read.is_err() {
