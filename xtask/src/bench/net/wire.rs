@@ -1,4 +1,4 @@
-//! The host's ends of connections to [`net-peer`](../../../bin/net-peer.rs), and carrying bytes over them.
+//! The host's ends of connections to `xtask/src/bin/net-peer.rs`, and carrying bytes over them.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
