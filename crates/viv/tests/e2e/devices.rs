@@ -108,15 +108,17 @@ impl Service {
     }
 }
 
-/// The ports of TCP listeners in a namespace.
+/// The ports of TCP listeners in a namespace that are not on its loopback interface alone.
 fn listeners(netns: &Netns) -> Vec<u16> {
     const LISTEN: &str = "0A";
+    const LOOPBACK: [&str; 2] = ["0100007F:", "00000000000000000000000001000000:"];
     let tables = netns.within(|| {
         ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap())
     });
     let rows = tables.iter().flat_map(|table| table.lines().skip(1));
     let fields = rows.map(|row| row.split_ascii_whitespace().collect::<Vec<_>>());
-    let listening = fields.filter(|fields| fields[3] == LISTEN);
+    let listening =
+        fields.filter(|fields| fields[3] == LISTEN && !LOOPBACK.iter().any(|local| fields[1].starts_with(local)));
     listening.map(|fields| u16::from_str_radix(fields[1].rsplit_once(':').unwrap().1, 16).unwrap()).collect()
 }
 
