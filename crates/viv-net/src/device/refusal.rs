@@ -115,7 +115,7 @@ fn reset(segment: &[u8], pseudo: impl FnOnce(u16) -> Vec<u8>) -> Option<Vec<u8>>
         ([0; 4], sequence.wrapping_add(content).wrapping_add(counted).to_be_bytes(), RST | ACK)
     };
     let ports = [header[2], header[3], header[0], header[1]];
-    let mut answer = [&ports[..], &sequence, &acknowledged, &[HEADER / 4 << 4, flags, 0, 0, 0, 0, 0, 0]].concat();
+    let mut answer = [&ports[..], &sequence, &acknowledged, &[(HEADER / 4) << 4, flags, 0, 0, 0, 0, 0, 0]].concat();
     let sum = checksum(&[pseudo(HEADER.into()), answer.clone()].concat());
     answer[16..18].copy_from_slice(&sum);
     Some(answer)

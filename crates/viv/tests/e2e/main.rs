@@ -17,6 +17,7 @@ mod kernel;
 mod netns;
 mod network;
 mod network_attacks;
+mod packages;
 mod protocol;
 mod run;
 mod spares;

@@ -24,6 +24,8 @@ pub struct Host {
     cache_home: PathBuf,
     /// A file of the host, and what is in its place for `viv` and what it starts.
     replaced: Option<(&'static str, PathBuf)>,
+    /// Whether `viv` is run with the environment of whoever runs the tests.
+    own_clients: bool,
 }
 
 /// What a command did.
@@ -83,7 +85,7 @@ impl Host {
         let viv = root.path().join("viv");
         std::fs::copy(env!("CARGO_BIN_EXE_viv"), &viv).unwrap();
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let host = Self { root, viv, user, cache_home, replaced: None };
+        let host = Self { root, viv, user, cache_home, replaced: None, own_clients: false };
         for directory in ["home", "home/project", "run", "state", "config"] {
             let path = host.path(directory);
             std::fs::create_dir(&path).unwrap();
@@ -130,6 +132,12 @@ impl Host {
         std::fs::write(&replacement, content).unwrap();
         std::fs::set_permissions(&replacement, PermissionsExt::from_mode(0o644)).unwrap();
         self.replaced = Some((path, replacement));
+        self
+    }
+
+    /// The same host, on which package managers are configured as they are for whoever runs the tests.
+    pub fn with_own_clients(mut self) -> Self {
+        self.own_clients = true;
         self
     }
 
@@ -182,8 +190,12 @@ impl Host {
     fn roots_command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.project()).env_clear().stdin(Stdio::null());
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.path("home")).env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
+        if self.own_clients {
+            command.envs(std::env::vars_os());
+        } else {
+            command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.path("home"));
+        }
+        command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
         command.env("XDG_CACHE_HOME", &self.cache_home).env("XDG_CONFIG_HOME", self.path("config"));
         command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
         command
