@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::nat::is_passts;
 use super::refusal::refuse;
 
 /// The longest frame QEMU handles (`NET_BUFSIZE` in its net/net.h).
@@ -86,7 +87,8 @@ fn close(one: &UnixStream, other: &UnixStream) {
 fn copy_allowed(from: impl Read, mut to: impl Write, back: &Mutex<impl Write>, owners: &mut Owners) -> io::Result<()> {
     read_frames(from, |frames| {
         let mut answers = Vec::new();
-        let kept = keep_allowed(frames, &mut |address| owners.is_the_hosts(address), &mut answers);
+        let kept =
+            keep_allowed(frames, &mut |address| is_passts(address) || owners.is_the_hosts(address), &mut answers);
         to.write_all(&frames[..kept])?;
         write_whole(back, &answers)
     })

@@ -108,16 +108,32 @@ impl Service {
     }
 }
 
-/// The ports of TCP listeners in a namespace.
+/// The ports of TCP listeners in a namespace that are not on its loopback interface alone.
 fn listeners(netns: &Netns) -> Vec<u16> {
     const LISTEN: &str = "0A";
+    const LOOPBACK: [&str; 2] = ["0100007F:", "00000000000000000000000001000000:"];
     let tables = netns.within(|| {
         ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap())
     });
     let rows = tables.iter().flat_map(|table| table.lines().skip(1));
     let fields = rows.map(|row| row.split_ascii_whitespace().collect::<Vec<_>>());
-    let listening = fields.filter(|fields| fields[3] == LISTEN);
+    let listening =
+        fields.filter(|fields| fields[3] == LISTEN && !LOOPBACK.iter().any(|local| fields[1].starts_with(local)));
     listening.map(|fields| u16::from_str_radix(fields[1].rsplit_once(':').unwrap().1, 16).unwrap()).collect()
+}
+
+/// The passt that a monitor started. It has no environment, and is known by nothing but its name and parent.
+fn passt_of(monitor: u32) -> u32 {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let is_it = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `PID (NAME) STATE PARENT …` (proc_pid_stat(5)); the name may be that of a build for certain processors.
+        let rest = stat.split_once(" (passt").and_then(|(_, rest)| rest.split_once(") ")).unwrap_or_default().1;
+        let parent = rest.split(' ').nth(1).and_then(|parent| parent.parse().ok());
+        parent == Some(monitor)
+    };
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(is_it).expect("the monitor has a passt")
 }
 
 #[test]
@@ -157,7 +173,7 @@ fn nat_reaches_others_and_never_the_host() {
     assert!(own.is_untouched());
 
     // Without passt there is no device any more, and a sandbox that lost it does not go on.
-    let passt = host.processes().into_iter().find(|(_, line)| line.starts_with("/usr/bin/passt")).unwrap().0;
+    let passt = passt_of(sandbox.pid("monitor_pid"));
     kill(passt, rustix::process::Signal::KILL);
     let ended = sandbox.wait();
     assert_eq!(ended.code, 125, "{ended:?}");
