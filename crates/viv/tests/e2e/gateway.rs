@@ -294,8 +294,8 @@ fn a_spares_gateway_has_the_users_environment_and_not_the_spares() {
     let authority = private(&host, "authority.pem", model.authority().unwrap());
     private(&host, ".mine", &key);
     configure(&host, &[("anthropic", &model, &key_command(&host))]);
-    let first = host.run(&["run", "--net", "none", "--spares", "1", "--", "true"]);
-    assert_eq!(first.code, 0, "{first:?}");
+    let first = host.run(&["run", "-v", "--net", "none", "--spares", "1", "--", "true"]);
+    assert!(first.code == 0 && first.is_from_template(), "{first:?}");
     until("a spare is ready", || crate::spares::ready(&host).len() == 1);
 
     // Nothing listens at port 1, which is what is reached where a proxy is used.
