@@ -66,6 +66,8 @@ enum Bench {
     Start(bench::StartArguments),
     /// What one command costs with virtme-ng, on the same kernel
     Peers(bench::PeersArguments),
+    /// What the network costs, against the raw link and direct calls
+    Net(bench::NetArguments),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +90,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test { filter } => test::run(filter.as_deref()),
         Task::Bench { what: Bench::Start(arguments) } => bench::start(&arguments),
         Task::Bench { what: Bench::Peers(arguments) } => bench::peers(&arguments),
+        Task::Bench { what: Bench::Net(arguments) } => bench::net(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Docs { check } => docs::run(check),
     }

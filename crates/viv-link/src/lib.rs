@@ -20,6 +20,7 @@ mod carrier;
 mod frames;
 pub mod line;
 mod mux;
+mod relay;
 
 use std::convert::Infallible;
 
@@ -30,6 +31,7 @@ use viv_proto::handshake::{self, HELLO_TAIL_BYTES, MarkerScanner, TOKEN_BYTES, T
 use carrier::{SharedWatch, Watch};
 pub use frames::{FrameReader, FrameWriter};
 pub use mux::{Driver, Incoming, Link, Request, Stream};
+pub use relay::{Local, relay};
 
 /// How many streams the host opens at once; more wait for their turn.
 pub const MAX_HOST_OPENED: usize = 320;

@@ -69,8 +69,10 @@ pub struct Record {
     /// When it was started, milliseconds since the Unix epoch.
     pub started_at_unix_ms: u64,
     /// How it reaches others: `none`, `filtered`, `nat` or `bridge`.
+    #[serde(default)]
     pub network: String,
     /// Ports of its loopback interface that the host shows.
+    #[serde(default)]
     pub published: Vec<Publish>,
     /// The process that owns it.
     pub monitor_pid: u32,

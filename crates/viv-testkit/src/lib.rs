@@ -1,6 +1,6 @@
-//! What tests of Vivarium are made with: a scripted stand-in for hosted model APIs.
+//! What tests of Vivarium are made with: a scripted stand-in for hosted model APIs, and a server of files.
 //!
-//! One server speaks Anthropic Messages, OpenAI Responses and Chat Completions and Gemini's generateContent, as
+//! The model speaks Anthropic Messages, OpenAI Responses and Chat Completions and Gemini's generateContent, as
 //! streams and as plain JSON, well enough for the real command-line agents. It demands a key, follows a
 //! script, writes down what it was asked, and fails as told.
 //!
@@ -19,6 +19,7 @@
 //! Which step is next follows from the request alone (turns since the last prompt), so agents may run side by
 //! side and resume. A prompt may bring a script of its own: `FAKE_SCRIPT=[{"shell":"ls"},{"text":"ok"}]`.
 
+mod files;
 mod reply;
 mod script;
 mod server;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::{Semaphore, oneshot};
 
+pub use files::FileServer;
 pub use script::{Action, Step};
 
 /// How a model is.

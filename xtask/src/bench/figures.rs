@@ -18,8 +18,10 @@ pub struct Figure {
     pub unit: &'static str,
     /// Ours divided by the floor.
     pub ratio: Option<f64>,
-    /// The largest ratio that is good enough.
+    /// The largest ratio that is good enough or, where more is better, the smallest.
     pub goal: Option<f64>,
+    /// Whether more is better, as of a throughput.
+    pub more_is_better: bool,
     /// Whether it is.
     pub holds: Option<bool>,
 }
@@ -27,13 +29,20 @@ pub struct Figure {
 impl Figure {
     /// A figure by itself.
     pub fn plain(name: &'static str, ours: f64, unit: &'static str) -> Self {
-        Self { name, ours, floor: None, unit, ratio: None, goal: None, holds: None }
+        Self { name, ours, floor: None, unit, ratio: None, goal: None, more_is_better: false, holds: None }
     }
 
     /// A figure beside a floor.
     pub fn compared(name: &'static str, ours: f64, floor: f64, unit: &'static str, goal: Option<f64>) -> Self {
         let ratio = ours / floor;
-        Self { name, ours, floor: Some(floor), unit, ratio: Some(ratio), goal, holds: goal.map(|goal| ratio <= goal) }
+        let holds = goal.map(|goal| ratio <= goal);
+        Self { name, ours, floor: Some(floor), unit, ratio: Some(ratio), goal, more_is_better: false, holds }
+    }
+
+    /// A figure of which there is to be much, as of a throughput, beside a floor.
+    pub fn at_least(name: &'static str, ours: f64, floor: f64, unit: &'static str, goal: f64) -> Self {
+        let holds = Some(ours / floor >= goal);
+        Self { more_is_better: true, holds, ..Self::compared(name, ours, floor, unit, Some(goal)) }
     }
 
     /// A figure with a limit of its own: the goal is to stay below it.
@@ -99,13 +108,15 @@ where
 
 /// Prints the figures for people; `other` is what they are compared with.
 pub fn print_table(figures: &[Figure], runs: u32, other: &str) {
-    println!("medians of {runs}\n{:<52} {:>9} {:>9}  {:<4} {:>6} {:>6}", "", "viv", other, "unit", "ratio", "goal");
+    println!("medians of {runs}\n{:<52} {:>9} {:>9}  {:<5} {:>6} {:>6}", "", "viv", other, "unit", "ratio", "goal");
     let optional = |value: Option<f64>, digits: usize| value.map_or(String::new(), |value| format!("{value:.digits$}"));
+    // What the gateway adds, say, would be nothing but its first digit.
+    let digits = |value: f64| if value.abs() < 10.0 { 2 } else { 1 };
     for figure in figures {
         println!(
-            "{:<52} {:>9.1} {:>9}  {:<4} {:>6} {:>6} {}",
+            "{:<52} {:>9} {:>9}  {:<5} {:>6} {:>6} {}",
             figure.name,
-            figure.ours,
+            optional(Some(figure.ours), digits(figure.ours)),
             optional(figure.floor, 1),
             figure.unit,
             optional(figure.ratio, 2),
@@ -146,6 +157,12 @@ mod tests {
     }
 
     #[test]
+    fn a_throughput_holds_down_to_its_goal() {
+        assert_eq!(Figure::at_least("x", 70.0, 100.0, "MiB/s", 0.7).holds, Some(true));
+        assert_eq!(Figure::at_least("x", 69.0, 100.0, "MiB/s", 0.7).holds, Some(false));
+    }
+
+    #[test]
     fn pairs_are_compared_by_their_medians() {
         let mut pairs = Pairs::new();
         for (ours, floor) in [(130, 100), (900, 101), (1, 99)] {
@@ -159,7 +176,7 @@ mod tests {
         let json = serde_json::to_string(&Figure::plain("size of viv", 4.5, "MB")).unwrap();
         assert_eq!(
             json,
-            r#"{"name":"size of viv","ours":4.5,"floor":null,"unit":"MB","ratio":null,"goal":null,"holds":null}"#
+            r#"{"name":"size of viv","ours":4.5,"floor":null,"unit":"MB","ratio":null,"goal":null,"more_is_better":false,"holds":null}"#
         );
     }
 }

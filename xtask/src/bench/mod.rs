@@ -1,4 +1,5 @@
 //! `cargo xtask bench start`: what a start costs. `cargo xtask bench peers`: what it costs others.
+//! `cargo xtask bench net`: what the network costs.
 //!
 //! Most figures have goals and are ratios to a floor, taken in turns with it so that whatever else
 //! the machine does falls on both. The floor of a cold start is a bare boot (see [`floor`]), that of
@@ -8,6 +9,7 @@ mod figures;
 mod floor;
 pub mod measure;
 mod memory;
+mod net;
 mod peers;
 mod restore;
 mod sandbox;
@@ -23,6 +25,7 @@ use clap::{Args, ValueEnum};
 use crate::setup;
 use crate::workspace::{self, Profile};
 use figures::{Figure, print_table, require_goals};
+pub use net::{NetArguments, net};
 pub use peers::{PeersArguments, peers};
 use starts::Starts;
 

@@ -119,7 +119,8 @@ impl<'a> Running<'a> {
             .collect()
     }
 
-    fn exec(&self, program: &[&str]) -> Command {
+    /// `viv exec` in it, as root.
+    pub fn exec(&self, program: &[&str]) -> Command {
         let mut command = Command::new(self.viv);
         command.args(["exec", "--quiet", "--root", &self.name, "--"]).args(program);
         command

@@ -64,6 +64,9 @@ const PACKAGES: &[Package] = &[
     for_tests("passt", Sign::Program("passt")),
     for_tests("nftables", Sign::Program("nft")),
     for_tests("iproute2", Sign::Program("ip")),
+    // Whose registries sandboxes are let to. cargo and apt are there.
+    for_tests("npm", Sign::Program("npm")),
+    for_tests("python3-pip", Sign::PythonModule("pip")),
     // What configuring a kernel takes, and building one.
     for_tests("make", Sign::Program("make")),
     for_tests("flex", Sign::Program("flex")),

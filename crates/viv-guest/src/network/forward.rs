@@ -8,12 +8,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use viv_link::line::read_line;
-use viv_link::{Link, Stream};
+use viv_link::{Link, Local, Stream, relay};
 use viv_proto::network::{CONNECT_PORT, ConnectAnswer, ConnectRequest, ForwardRequest, MAX_REQUEST_BYTES};
 
 use super::names::CurrentLink;
 use super::pool::{Place, Pool};
-use super::relay::{Local, relay};
 use super::resolver::Resolver;
 use crate::console;
 

@@ -18,7 +18,6 @@ pub mod message;
 mod names;
 mod netlink;
 mod pool;
-mod relay;
 mod resolver;
 mod steer;
 #[cfg(test)]

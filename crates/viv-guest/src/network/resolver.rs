@@ -113,7 +113,11 @@ impl Resolver {
             let known = message::address_in(name).and_then(|address| self.pool.name(address));
             return question.answer(&known.as_deref().map_or(Answer::NoSuchName, Answer::Name), ttl);
         }
-        let answer = if name.is_empty() {
+        let answer = if question.kind == Kind::Other && is_of_a_service(name) {
+            // No connection to it can follow, so it is no business of the policy's: apt asks for SRV records and
+            // means the host.
+            Answer::NoSuchName
+        } else if name.is_empty() {
             // The root has no addresses.
             Answer::Nothing
         } else if name == "localhost" || name.ends_with(".localhost") {
@@ -139,6 +143,11 @@ impl Resolver {
             Ok(NameAnswer::Failed { .. }) | Err(_) => Answer::Failure,
         }
     }
+}
+
+/// Whether a name stands for a service of a host, as `_http._tcp.host.example` does (RFC 8552).
+fn is_of_a_service(name: &str) -> bool {
+    name.starts_with('_')
 }
 
 fn address(kind: Kind, v4: Ipv4Addr, v6: Option<Ipv6Addr>) -> Answer<'static> {

@@ -242,6 +242,8 @@ fn names_and_connections_are_carried_to_the_host() {
         assert_eq!(nobody, (3, None));
         assert_eq!(ask("127.0.0.53:53", "www.denied", HTTPS).await, (3, None));
         assert_eq!(ask("127.0.0.53:53", "crates.example", HTTPS).await, (0, None));
+        // A service's name is no host's: nobody is asked.
+        assert_eq!(ask("127.0.0.53:53", "_http._tcp.crates.example", HTTPS).await, (3, None));
         assert_eq!(ask("127.0.0.53:53", "x.broken", A).await, (2, None));
         assert_eq!(ask("127.0.0.53:53", "a.localhost", AAAA).await, (0, Some(ip("::1"))));
         assert_eq!(ask("127.0.0.53:53", "quiet-fox", A).await, (0, Some(ip("127.0.1.1"))));

@@ -3,13 +3,18 @@
 //! passt connects its sockets on the host, to which every address of the host is as near as the
 //! loopback interface, and older versions pass on even what is addressed to 127.0.0.1. So the bytes
 //! from QEMU go through here. Frames come with their length in front, four bytes, big-endian
-//! (QEMU's `-netdev stream`); what goes the other way is copied as it is.
+//! (QEMU's `-netdev stream`). What does not pass is answered ([`super::refusal`]); all else that goes to
+//! the guest is copied as it is.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::nat::is_passts;
+use super::refusal::refuse;
 
 /// The longest frame QEMU handles (`NET_BUFSIZE` in its net/net.h).
 const LONGEST_FRAME: usize = 4096 + 65536;
@@ -41,6 +46,9 @@ impl Guard {
     pub fn start(vmm: UnixStream, passt: UnixStream) -> io::Result<Self> {
         let guard = Self { vmm: vmm.try_clone()?, passt: passt.try_clone()? };
         let (from_guest, to_passt) = (vmm.try_clone()?, passt.try_clone()?);
+        // Whole frames are written, by passt's side or in answer to the guest's.
+        let to_guest = Arc::new(Mutex::new(vmm.try_clone()?));
+        let answers = Arc::clone(&to_guest);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
         };
@@ -48,14 +56,14 @@ impl Guard {
             "viv-net-out",
             Box::new(move || {
                 // However it ends, the connection is over.
-                let _ = copy_allowed(&from_guest, &to_passt, &mut Owners::default());
+                let _ = copy_allowed(&from_guest, &to_passt, &answers, &mut Owners::default());
                 close(&from_guest, &to_passt);
             }),
         )?;
         spawn(
             "viv-net-in",
             Box::new(move || {
-                let _ = io::copy(&mut &passt, &mut &vmm);
+                let _ = copy_whole(&passt, &to_guest);
                 close(&passt, &vmm);
             }),
         )?;
@@ -75,8 +83,31 @@ fn close(one: &UnixStream, other: &UnixStream) {
     let _ = other.shutdown(Shutdown::Both);
 }
 
-/// Copies whole frames, without those that may not pass.
-fn copy_allowed(mut from: impl Read, mut to: impl Write, owners: &mut Owners) -> io::Result<()> {
+/// Copies whole frames, and answers those that may not pass instead.
+fn copy_allowed(from: impl Read, mut to: impl Write, back: &Mutex<impl Write>, owners: &mut Owners) -> io::Result<()> {
+    read_frames(from, |frames| {
+        let mut answers = Vec::new();
+        let kept =
+            keep_allowed(frames, &mut |address| is_passts(address) || owners.is_the_hosts(address), &mut answers);
+        to.write_all(&frames[..kept])?;
+        write_whole(back, &answers)
+    })
+}
+
+/// Copies whole frames.
+fn copy_whole(from: impl Read, to: &Mutex<impl Write>) -> io::Result<()> {
+    read_frames(from, |frames| write_whole(to, frames))
+}
+
+fn write_whole(to: &Mutex<impl Write>, frames: &[u8]) -> io::Result<()> {
+    if frames.is_empty() {
+        return Ok(());
+    }
+    to.lock().unwrap_or_else(PoisonError::into_inner).write_all(frames)
+}
+
+/// Reads to the end, as many whole frames at once as there are.
+fn read_frames(mut from: impl Read, mut take: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
     loop {
@@ -88,31 +119,50 @@ fn copy_allowed(mut from: impl Read, mut to: impl Write, owners: &mut Owners) ->
             return Ok(());
         }
         filled += count;
-        let (used, kept) = keep_allowed(&mut buffer[..filled], &mut |address| owners.is_the_hosts(address))?;
-        to.write_all(&buffer[..kept])?;
-        buffer.copy_within(used..filled, 0);
-        filled -= used;
+        let whole = whole_frames(&buffer[..filled])?;
+        take(&mut buffer[..whole])?;
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
     }
 }
 
-/// Moves the whole frames that may pass to the front. Returns how many bytes were looked at, and how
-/// many of them pass.
-fn keep_allowed(buffer: &mut [u8], is_the_hosts: &mut dyn FnMut(IpAddr) -> bool) -> io::Result<(usize, usize)> {
+/// The frame at the front, without its length; none if it is not all there.
+fn first_frame(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
+    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > LONGEST_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+    }
+    Ok(rest.get(..length))
+}
+
+/// How many bytes at the front are whole frames.
+fn whole_frames(bytes: &[u8]) -> io::Result<usize> {
+    let mut whole = 0;
+    while let Some(frame) = first_frame(&bytes[whole..])? {
+        whole += LENGTH_BYTES + frame.len();
+    }
+    Ok(whole)
+}
+
+/// Moves the frames that may pass to the front, and makes the answers to the others. Returns how many
+/// bytes pass.
+fn keep_allowed(frames: &mut [u8], is_the_hosts: &mut dyn FnMut(IpAddr) -> bool, answers: &mut Vec<u8>) -> usize {
     let (mut used, mut kept) = (0, 0);
-    while let Some(length) = buffer[used..].first_chunk::<LENGTH_BYTES>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        if length > LONGEST_FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
-        }
-        let end = used + LENGTH_BYTES + length;
-        let Some(frame) = buffer.get(used + LENGTH_BYTES..end) else { break };
+    // They were found to be whole.
+    while let Ok(Some(frame)) = first_frame(&frames[used..]) {
+        let end = used + LENGTH_BYTES + frame.len();
         if may_pass(frame, is_the_hosts) {
-            buffer.copy_within(used..end, kept);
+            frames.copy_within(used..end, kept);
             kept += end - used;
+        } else if let Some(answer) = refuse(frame) {
+            // One is shorter than the longest frame.
+            answers.extend((answer.len() as u32).to_be_bytes());
+            answers.extend(answer);
         }
         used = end;
     }
-    Ok((used, kept))
+    kept
 }
 
 /// Whether an Ethernet frame of a guest is for others than the host, or for passt alone.
@@ -304,10 +354,16 @@ mod tests {
         }
         for step in [1, 3, 33, 1000] {
             let mut received = Vec::new();
-            copy_allowed(Drop(&sent, step), &mut received, &mut Owners::default()).unwrap();
+            let answers = Mutex::new(Vec::new());
+            copy_allowed(Drop(&sent, step), &mut received, &answers, &mut Owners::default()).unwrap();
             assert_eq!(received, good.repeat(3), "{step}");
+            assert!(answers.into_inner().unwrap().is_empty(), "to what has no content");
+            let copied = Mutex::new(Vec::new());
+            copy_whole(Drop(&sent, step), &copied).unwrap();
+            assert_eq!(copied.into_inner().unwrap(), sent, "{step}");
         }
-        let error = copy_allowed(&u32::MAX.to_be_bytes()[..], Vec::new(), &mut Owners::default()).unwrap_err();
+        let none = Mutex::new(Vec::new());
+        let error = copy_allowed(&u32::MAX.to_be_bytes()[..], Vec::new(), &none, &mut Owners::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 

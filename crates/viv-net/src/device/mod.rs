@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  nat      guest ─virtio-net─► QEMU ─unix─► guard ─unix─► passt ─sockets of the host's user─► network
-//!                                            (frames to the host itself are dropped)
+//!                                            (frames to the host itself are refused)
 //!
 //!  bridge   guest ─virtio-net─► QEMU ─tap─► bridge ─► the host's routing, NAT ─► uplink ─► network
 //!                                    isolated port,   nftables: not to the host,
@@ -18,6 +18,7 @@ mod error;
 pub mod guard;
 pub mod nat;
 mod program;
+pub mod refusal;
 mod resolvers;
 mod step;
 

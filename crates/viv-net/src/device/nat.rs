@@ -38,6 +38,11 @@ const PASST_MAC: &str = "02:76:69:76:00:02";
 /// less its header, in whole words. Large ones are what makes it fast.
 pub const MTU: u16 = 65520;
 
+/// Whether an address is passt's own, at which there is nothing: passt would look for it on the host's network.
+pub(super) fn is_passts(address: IpAddr) -> bool {
+    [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)].contains(&address)
+}
+
 /// What passt has to know of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nat {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{
     CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE, VIA,
@@ -185,10 +186,7 @@ fn to_origin(mut request: Request<Incoming>, authority: &Authority) -> Request<I
 /// The response as the client gets it.
 fn to_client(mut response: Response<Incoming>) -> Result<Response<Body>, Answer> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(own_answer(
-            StatusCode::BAD_GATEWAY,
-            &json!({"type": "failed", "reason": "an upgrade nobody asked for"}),
-        ));
+        return Err(own_answer(StatusCode::BAD_GATEWAY, "an upgrade nobody asked for", json!({"type": "failed"})));
     }
     strip_hop_by_hop(response.headers_mut());
     response.headers_mut().append(VIA, HeaderValue::from_static("1.1 viv"));
@@ -218,8 +216,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn own_answer(status: StatusCode, error: &serde_json::Value) -> Answer {
-    let body = json!({ "error": error }).to_string() + "\n";
+/// An object that says in `error` what happened, in one sentence, as package registries do: their clients show it.
+fn own_answer(status: StatusCode, error: &str, mut details: serde_json::Value) -> Answer {
+    details["error"] = error.into();
+    let body = details.to_string() + "\n";
     let mut response = Response::new(Full::from(body).map_err(|never| match never {}).boxed());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -227,27 +227,36 @@ fn own_answer(status: StatusCode, error: &serde_json::Value) -> Answer {
 }
 
 fn bad_request(reason: &str) -> Answer {
-    own_answer(StatusCode::BAD_REQUEST, &json!({"type": "bad_request", "reason": reason}))
+    own_answer(StatusCode::BAD_REQUEST, reason, json!({"type": "bad_request"}))
 }
 
 fn failed(host: &str, port: u16, reason: &str, timed_out: bool) -> Answer {
     let status = if timed_out { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
-    own_answer(status, &json!({"type": "failed", "host": host, "port": port, "reason": reason}))
+    let error = format!("{host}:{port} failed: {reason}");
+    own_answer(status, &error, json!({"type": "failed", "host": host, "port": port, "reason": reason}))
 }
 
 fn denied(status: StatusCode, denial: &Denial) -> Answer {
+    let allow = denial.allow.as_ref().map(|allow| format!("--allow {allow}"));
+    let permitted = allow.as_ref().map(|allow| format!("; {allow} would permit it")).unwrap_or_default();
     let mut answer = own_answer(
         status,
-        &json!({
+        &format!("{}{permitted}", denial.reason),
+        json!({
             "type": "denied_by_viv",
             "host": denial.host,
             "port": denial.port,
             "rule": denial.rule,
             "reason": denial.reason,
-            "allow": denial.allow.as_ref().map(|allow| format!("--allow {allow}")),
+            "allow": allow,
         }),
     );
     let rule = HeaderValue::from_str(&denial.rule).unwrap_or(HeaderValue::from_static("rule"));
     answer.headers_mut().insert(DENIED_HEADER, rule);
+    // Most programs show no more of the answer to a CONNECT than its first line (RFC 9112, section 4).
+    let phrase = format!("{} (viv: {})", status.canonical_reason().unwrap_or_default(), denial.reason);
+    if let Ok(phrase) = ReasonPhrase::try_from(phrase.into_bytes()) {
+        answer.extensions_mut().insert(phrase);
+    }
     answer
 }

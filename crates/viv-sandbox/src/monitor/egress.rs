@@ -16,11 +16,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
-use viv_link::{Incoming, Request};
+use viv_link::{Incoming, Link, Request};
 use viv_net::spec::{EgressSpec, KEYS_DESCRIPTOR, LISTENER_DESCRIPTOR, SPEC_DESCRIPTOR};
 use viv_proto::network::{CONNECT_PORT, GATEWAY_PORT, NAMES_PORT, PROXY_PORT, SSH_AGENT_PORT};
 use viv_proto::port::{self, MAX_GREETING_BYTES};
@@ -33,9 +33,6 @@ use crate::{Error, ErrorKind, Result};
 
 /// The socket between monitor and egress, in the run directory.
 const SOCKET: &str = "egress.sock";
-
-/// Per direction of a connection, in bytes.
-const COPY_BYTES: usize = 16 * 1024;
 
 /// An egress that lives shorter than this has failed to start.
 const START_TIME: Duration = Duration::from_secs(2);
@@ -63,14 +60,14 @@ struct Door {
 
 impl HostPorts {
     /// Serves the streams of a session. Ends only with the session.
-    pub(super) async fn serve(&self, mut incoming: Incoming) {
+    pub(super) async fn serve(&self, link: Link, mut incoming: Incoming) {
         while let Some(request) = incoming.next().await {
-            tokio::spawn(self.clone().answer(request));
+            tokio::spawn(self.clone().answer(link.clone(), request));
         }
         std::future::pending().await
     }
 
-    async fn answer(self, request: Request) {
+    async fn answer(self, link: Link, request: Request) {
         let Some(door) = self.0.get().filter(|door| door.ports.contains(&request.port)) else {
             let reason = format!("the host serves no port {} to this sandbox", request.port);
             return request.refuse(&reason).await;
@@ -84,10 +81,9 @@ impl HostPorts {
             }
         };
         match opened {
-            Ok(mut egress) => {
-                if let Ok(mut guest) = request.accept().await {
-                    // Whichever side fails, both are closed.
-                    let _ = copy_bidirectional_with_sizes(&mut guest, &mut egress, COPY_BYTES, COPY_BYTES).await;
+            Ok(egress) => {
+                if let Ok(guest) = request.accept().await {
+                    viv_link::relay(egress, &link, guest, &[]).await;
                 }
             }
             Err(reason) => request.refuse(&reason).await,

@@ -69,10 +69,10 @@ pub(super) async fn keep(
         match session.await {
             Ok(session) => {
                 reset = carrier.next_reset(session.next_reset);
-                current.send_replace(Some(session.link));
+                current.send_replace(Some(session.link.clone()));
                 tokio::select! {
                     _ = session.driver.run() => {}
-                    () = ports.serve(session.incoming) => {}
+                    () = ports.serve(session.link, session.incoming) => {}
                     Some(()) = cut.recv() => {}
                 }
                 current.send_replace(None);

@@ -3,16 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
-use viv_link::Stream;
+use viv_link::{Link, Stream};
 use viv_proto::network::{ConnectAnswer, FORWARD_PORT, ForwardRequest, MAX_REQUEST_BYTES};
 
 use super::server::Guest;
 use crate::{Error, ErrorKind, Publish, Result};
-
-/// Per direction of a connection, in bytes.
-const COPY_BYTES: usize = 16 * 1024;
 
 /// Out of descriptors: how long until the next connection may have more luck.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -49,14 +46,11 @@ async fn serve(guest: Guest, listener: TcpListener, guest_port: u16) {
     }
 }
 
-async fn connect(mut guest: Guest, mut stream: TcpStream, port: u16) {
+async fn connect(mut guest: Guest, stream: TcpStream, port: u16) {
     // Interactive protocols go through here, and the other side's kernel has waited already.
     let _ = stream.set_nodelay(true);
     match forward(&mut guest, port).await {
-        Ok(mut inside) => {
-            // Whichever side fails, both are closed.
-            let _ = copy_bidirectional_with_sizes(&mut stream, &mut inside, COPY_BYTES, COPY_BYTES).await;
-        }
+        Ok((link, inside)) => viv_link::relay(stream, &link, inside, &[]).await,
         // As the guest's own kernel would have answered.
         Err(_) => drop(stream.set_zero_linger()),
     }
@@ -66,17 +60,17 @@ async fn connect(mut guest: Guest, mut stream: TcpStream, port: u16) {
 ///
 /// # Errors
 /// The guest's reason, or what became of the link.
-pub(super) async fn forward(guest: &mut Guest, port: u16) -> Result<Stream> {
+pub(super) async fn forward(guest: &mut Guest, port: u16) -> Result<(Link, Stream)> {
     let unreachable = |reason: String| {
         Error::new(ErrorKind::Publish, format!("port {port} of the guest cannot be reached")).source(reason)
     };
     let link = guest.link().await.ok_or_else(|| unreachable("the sandbox ends".to_owned()))?;
-    let mut stream = link.open(FORWARD_PORT).await.map_err(|error| unreachable(error.to_string()))?;
     let mut line = serde_json::to_vec(&ForwardRequest { port }).map_err(|error| unreachable(error.to_string()))?;
     line.push(b'\n');
-    stream.write_all(&line).await.map_err(|error| unreachable(error.to_string()))?;
+    let opened = link.open_with(FORWARD_PORT, &line).await;
+    let mut stream = opened.map_err(|error| unreachable(error.to_string()))?;
     match read_answer(&mut stream).await.map_err(|error| unreachable(error.to_string()))? {
-        ConnectAnswer::Connected => Ok(stream),
+        ConnectAnswer::Connected => Ok((link, stream)),
         ConnectAnswer::Denied { reason } | ConnectAnswer::Failed { reason } => {
             Err(unreachable(viv_vmm::clean(&reason)))
         }

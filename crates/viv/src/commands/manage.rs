@@ -150,7 +150,7 @@ mod tests {
         let record = serde_json::json!({
             "id": "3f2a91c0", "name": "review", "labels": {}, "command": ["make", "test"], "state": "running",
             "workspace": "/home/u/project", "cpus": 2, "memory_mib": 2048, "accel": "tcg",
-            "started_at_unix_ms": 1_000_000, "monitor_pid": 100, "vmm_pid": 101, "processes": [],
+            "started_at_unix_ms": 1_000_000, "network": "filtered", "published": [], "monitor_pid": 100, "vmm_pid": 101, "processes": [],
             "file_daemon_pid": 102,
         });
         let running = |total| {

@@ -102,7 +102,8 @@ fn show_denied(arguments: &DeniedArguments) -> Result<u8, Failure> {
     let mut text = String::new();
     let rules: Vec<&str> = refusals.iter().filter_map(|refusal| refusal.allow.as_deref()).collect();
     for refusal in &refusals {
-        text.push_str(&format!("# {} times: {}\n", refusal.count, refusal.reason));
+        let times = if refusal.count == 1 { "once".to_owned() } else { format!("{} times", refusal.count) };
+        text.push_str(&format!("# {times}: {}\n", refusal.reason));
     }
     text.push_str(&policy_text(&rules));
     print(&text)?;

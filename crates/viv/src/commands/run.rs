@@ -51,6 +51,7 @@ pub fn run_with(
     if arguments.dry_run {
         return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }
+    viv_sandbox::check_network(&resolved.sandbox.network)?;
     let Resolved { sandbox, mut exec, network, timeout, warnings, .. } = resolved;
     for warning in &warnings {
         printer.warning(&warning.message, warning.hint.as_deref());

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use viv_net::gateway::{Agent, Budget, Credential, GatewaySpec, PROXY_VARIABLES, Protocol, Upstream};
-use viv_net::guest::proxy_environment;
+use viv_net::guest::{proxy_environment, retry_environment};
 use viv_net::policy::{Policy, Rule};
 use viv_net::sets::{self, SetName};
 use viv_net::spec::Keys;
@@ -18,10 +18,10 @@ use viv_sandbox::{CERTIFICATES, NetworkMode, NetworkSpec, Paths, Publish, SSH_AG
 
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
-use crate::settings::Layer;
 use crate::settings::definitions::DEFAULT_LOCALHOST_PORT;
-use crate::settings::layer::SecretSetting;
+use crate::settings::layer::{Found, SecretSetting};
 use crate::settings::network::{NetworkChoice, PriceSettings, UpstreamSettings, parse_key};
+use crate::settings::{Layer, Origin};
 
 /// The settings that have to do with the network and with secrets, of all places.
 #[derive(Debug, Default)]
@@ -40,16 +40,23 @@ pub struct NetworkRequest {
     trust: Vec<PathBuf>,
     upstreams: BTreeMap<String, UpstreamSettings>,
     prices: BTreeMap<String, PriceSettings>,
+    /// Whether rules were given on the command line,
+    typed_rules: bool,
+    /// and whether a budget was.
+    typed_budget: bool,
 }
 
 impl NetworkRequest {
     /// Takes them out of a layer.
     #[must_use]
     pub fn take(layer: &mut Layer) -> Self {
-        fn values<T>(found: &mut Vec<crate::settings::layer::Found<T>>) -> Vec<T> {
+        fn values<T>(found: &mut Vec<Found<T>>) -> Vec<T> {
             std::mem::take(found).into_iter().map(|found| found.value).collect()
         }
+        let is_typed = |origin: Origin| origin == Origin::CommandLine;
         Self {
+            typed_rules: layer.allow.iter().chain(&layer.deny).any(|rule| is_typed(rule.origin)),
+            typed_budget: layer.budget.as_ref().is_some_and(|budget| is_typed(budget.origin)),
             net: layer.net.take().map(|found| found.value).unwrap_or_default(),
             allow: values(&mut layer.allow),
             deny: values(&mut layer.deny),
@@ -65,17 +72,16 @@ impl NetworkRequest {
         }
     }
 
-    /// What has no effect with the chosen way would be lost silently.
+    /// What was typed and has no effect would be lost silently. What stands in a file is for other runs, too.
     fn check(&self) -> Result<(), Error> {
-        let is_filtered = self.net == NetworkChoice::Filtered;
-        let unused = if !is_filtered && !(self.allow.is_empty() && self.deny.is_empty()) {
-            Some("--allow and --deny are for --net filtered")
-        } else if self.budget != Budget::default() && self.gateway.is_empty() {
-            Some("--budget is for what --gateway allows")
+        let unused = if self.typed_rules && self.net != NetworkChoice::Filtered {
+            "--allow and --deny are for --net filtered"
+        } else if self.typed_budget && self.gateway.is_empty() {
+            "--budget is for what --gateway allows"
         } else {
-            None
+            return Ok(());
         };
-        unused.map_or(Ok(()), |reason| Err(Error::new(ErrorKind::Usage, reason)))
+        Err(Error::new(ErrorKind::Usage, unused))
     }
 }
 
@@ -114,6 +120,7 @@ pub fn resolve(
         NetworkChoice::Filtered => {
             let policy = policy(request, workspace, host, paths, &mut spec, &mut warnings)?;
             spec.environment.extend(proxy_environment());
+            spec.environment.extend(retry_environment());
             NetworkMode::Filtered { policy }
         }
         NetworkChoice::Nat => NetworkMode::Nat,

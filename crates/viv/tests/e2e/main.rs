@@ -8,6 +8,7 @@
 mod agents;
 mod canaries;
 mod clock;
+mod devices;
 mod exhaustion;
 mod faults;
 mod gateway;
@@ -15,8 +16,11 @@ mod identity;
 mod isolation;
 mod kernel;
 mod key_search;
+#[path = "../../../viv-net/tests/netns/mod.rs"]
+mod netns;
 mod network;
 mod network_attacks;
+mod packages;
 mod protocol;
 mod run;
 mod spares;

@@ -22,8 +22,10 @@ pub struct Host {
     viv: PathBuf,
     user: Option<(u32, u32)>,
     cache_home: PathBuf,
-    /// What is in the place of /etc/hosts for `viv` and what it starts.
-    names: Option<PathBuf>,
+    /// A file of the host, and what is in its place for `viv` and what it starts.
+    replaced: Option<(&'static str, PathBuf)>,
+    /// Whether `viv` is run with the environment of whoever runs the tests.
+    own_clients: bool,
 }
 
 /// What a command did.
@@ -83,7 +85,7 @@ impl Host {
         let viv = root.path().join("viv");
         std::fs::copy(env!("CARGO_BIN_EXE_viv"), &viv).unwrap();
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let host = Self { root, viv, user, cache_home, names: None };
+        let host = Self { root, viv, user, cache_home, replaced: None, own_clients: false };
         for directory in ["home", "home/project", "run", "state", "config"] {
             let path = host.path(directory);
             std::fs::create_dir(&path).unwrap();
@@ -118,11 +120,24 @@ impl Host {
     }
 
     /// The same host, on which names mean these addresses. Root's alone: it takes a mount namespace.
-    pub fn with_names(mut self, names: &[(&str, &str)]) -> Self {
+    pub fn with_names(self, names: &[(&str, &str)]) -> Self {
         let lines: String = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
-        let path = self.path("hosts");
-        std::fs::write(&path, format!("127.0.0.1 localhost\n::1 localhost\n{lines}")).unwrap();
-        self.names = Some(path);
+        self.with_file("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{lines}"))
+    }
+
+    /// The same host, which has another file in the place of one. Root's alone, too, but `viv` may be
+    /// run by the test user.
+    pub fn with_file(mut self, path: &'static str, content: &str) -> Self {
+        let replacement = self.path("replacement");
+        std::fs::write(&replacement, content).unwrap();
+        std::fs::set_permissions(&replacement, PermissionsExt::from_mode(0o644)).unwrap();
+        self.replaced = Some((path, replacement));
+        self
+    }
+
+    /// The same host, on which package managers are configured as they are for whoever runs the tests.
+    pub fn with_own_clients(mut self) -> Self {
+        self.own_clients = true;
         self
     }
 
@@ -164,28 +179,42 @@ impl Host {
 
     /// A host program, run by the user in the project.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(self.project()).env_clear().stdin(Stdio::null());
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.path("home")).env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
-        command.env("XDG_CACHE_HOME", &self.cache_home).env("XDG_CONFIG_HOME", self.path("config"));
-        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
+        let mut command = self.roots_command(program);
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
         command
     }
 
+    /// The same, run by whoever runs the tests.
+    fn roots_command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.project()).env_clear().stdin(Stdio::null());
+        if self.own_clients {
+            command.envs(std::env::vars_os());
+        } else {
+            command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.path("home"));
+        }
+        command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
+        command.env("XDG_CACHE_HOME", &self.cache_home).env("XDG_CONFIG_HOME", self.path("config"));
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
+        command
+    }
+
     /// `viv`, run by the user in the project.
     pub fn viv(&self, arguments: &[&str]) -> Command {
-        let Some(names) = &self.names else {
+        let Some((path, replacement)) = &self.replaced else {
             let mut command = self.command(&self.viv);
             command.args(arguments);
             return command;
         };
-        let mut command = self.command("unshare");
-        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
-        command.arg(names).arg(&self.viv).args(arguments);
+        let mut command = self.roots_command("unshare");
+        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""]);
+        command.arg(replacement).arg(path);
+        if let Some((uid, gid)) = self.user {
+            command.args(["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"]);
+        }
+        command.arg(&self.viv).args(arguments);
         command
     }
 
@@ -201,17 +230,22 @@ impl Host {
 
     /// Starts a sandbox that stays until it is dropped, and waits until it runs.
     pub fn sandbox(&self, options: &[&str]) -> Sandbox<'_> {
-        self.begin("--quiet", options, &[])
+        self.begin("fixture", "--quiet", options, &[])
     }
 
-    /// The same, with more in the environment of `viv`.
+    /// The same for one of another name.
+    pub fn named_sandbox(&self, name: &'static str, options: &[&str]) -> Sandbox<'_> {
+        self.begin(name, "--quiet", options, &[])
+    }
+
+    /// The same as `fixture`, with more in the environment of `viv`.
     pub fn sandbox_with(&self, options: &[&str], environment: &[(&str, &str)]) -> Sandbox<'_> {
-        self.begin("--quiet", options, environment)
+        self.begin("fixture", "--quiet", options, environment)
     }
 
     /// The same, which has to come from a template.
     pub fn clone_of_template(&self, options: &[&str]) -> Sandbox<'_> {
-        let mut sandbox = self.begin("--verbose", options, &[]);
+        let mut sandbox = self.begin("fixture", "--verbose", options, &[]);
         let mut said = Ran { code: 0, stdout: String::new(), stderr: String::new() };
         // Said before it was up. Byte by byte, so that what is said later is left for others.
         let mut byte = [0];
@@ -223,8 +257,14 @@ impl Host {
         sandbox
     }
 
-    fn begin(&self, verbosity: &str, options: &[&str], environment: &[(&str, &str)]) -> Sandbox<'_> {
-        let mut arguments = vec!["run", verbosity, "--name", "fixture"];
+    fn begin(
+        &self,
+        name: &'static str,
+        verbosity: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Sandbox<'_> {
+        let mut arguments = vec!["run", verbosity, "--name", name];
         arguments.extend(options);
         arguments.extend(["--", "sh", "-c", "echo up; exec sleep infinity"]);
         let mut client = self.viv(&arguments);
@@ -235,7 +275,7 @@ impl Host {
         if read.is_err() {
             panic!("the sandbox did not come up: {:?}", finish(client));
         }
-        Sandbox { host: self, client }
+        Sandbox { host: self, name, client }
     }
 
     /// What `viv ps --json` says.
@@ -347,21 +387,22 @@ fn hidden(entry: &std::fs::DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
-/// A running sandbox named `fixture`. Stopped when dropped.
+/// A running sandbox, named `fixture` unless otherwise asked. Stopped when dropped.
 pub struct Sandbox<'a> {
     host: &'a Host,
+    name: &'static str,
     client: Child,
 }
 
 impl Sandbox<'_> {
     /// Runs a shell script inside, as the agent.
     pub fn sh(&self, script: &str) -> Ran {
-        self.host.run(&["exec", "fixture", "--", "sh", "-c", script])
+        self.host.run(&["exec", self.name, "--", "sh", "-c", script])
     }
 
     /// Runs a shell script inside, as root.
     pub fn root_sh(&self, script: &str) -> Ran {
-        self.host.run(&["exec", "--root", "fixture", "--", "sh", "-c", script])
+        self.host.run(&["exec", "--root", self.name, "--", "sh", "-c", script])
     }
 
     /// Runs a shell script inside that has to succeed; returns its output.
@@ -373,7 +414,7 @@ impl Sandbox<'_> {
 
     /// What `viv ps` says of it.
     pub fn record(&self) -> Value {
-        self.host.ps().into_iter().find(|record| record["name"] == "fixture").expect("the fixture is listed")
+        self.host.ps().into_iter().find(|record| record["name"] == self.name).expect("it is listed")
     }
 
     /// A process of it, by its field in the record, or the client.
@@ -396,7 +437,7 @@ impl Sandbox<'_> {
 impl Drop for Sandbox<'_> {
     fn drop(&mut self) {
         if let Ok(None) = self.client.try_wait() {
-            let _ = self.host.run(&["stop", "fixture"]);
+            let _ = self.host.run(&["stop", self.name]);
         }
         let _ = self.client.kill();
         let _ = self.client.wait();

@@ -35,6 +35,21 @@ fn everything_a_user_may_set() {
         image = "~/root.erofs"
         name = "review"
         labels = { team = "core" }
+        net = "bridge:br0"
+        allow = ["@npm", "*.example.com:443", "10.0.0.0/8"]
+        deny = ["tracker.example.com"]
+        gateway = ["anthropic", "local"]
+        budget = "5usd,100-requests"
+        publish = ["0:8080"]
+        secrets = { TOKEN = "file:~/.token" }
+        localhost-port = 0
+        ssh-agent = true
+        trust = ["/srv/ca.pem"]
+        [gateway.local]
+        url = "http://10.0.0.5:8000"
+        key = "none"
+        [prices]
+        m-1 = { input = 1, output = 2.5 }
         "#,
     )
     .unwrap();
@@ -125,6 +140,12 @@ fn a_project_may_change_the_sandbox_but_not_what_it_sees_of_the_host() {
         "kernel = \"/boot/vmlinuz\"",
         "image = \"link/passwd\"",
         "env-from-host = [\"AWS_SECRET_ACCESS_KEY\"]",
+        "secrets = { A = \"file:~/.ssh/id_ed25519\" }",
+        "gateway = [\"anthropic\"]",
+        "budget = \"1000usd\"",
+        "publish = [\"5432\"]",
+        "ssh-agent = true",
+        "trust = [\"link/passwd\"]",
     ]
     .into_iter()
     .map(|line| format!("{line}\n  {}", refusal(project(&format!("[run]\n{line}")))))

@@ -1,4 +1,4 @@
-//! Copying a connection both ways between a socket of the guest and a stream of the link.
+//! Copying a connection both ways between a socket and a stream of the link.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::{Link, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
-use viv_link::{Link, Stream};
 
 /// What is read at once, in bytes; yamux sends as much in one frame.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// side may be gone without a way to say so, for yamux has no word for it once a direction has ended.
 const HALF_CLOSED_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
-/// A connection of a program in the guest.
+/// A connection on this side.
 pub trait Local: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Ends it in a way that no one takes for an end in good order, where there is one.
     fn reset(self);
@@ -34,6 +34,10 @@ impl Local for TcpStream {
 impl Local for UnixStream {
     fn reset(self) {}
 }
+
+/// The same where the other side has ended its direction and does not read what is still sent to it: it is
+/// gone, as a server that has refused a request is.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One direction.
 struct Flow {
@@ -109,8 +113,8 @@ pub async fn relay<L: Local>(mut local: L, link: &Link, mut stream: Stream, firs
     }
     local.reset();
     if out.done && !back.ended {
-        // The host cannot be told any more: it was told that nothing else comes. What it still sends is
-        // thrown away, else it would wait for this side for ever.
+        // The other side cannot be told any more: it was told that nothing else comes. What it still sends
+        // is thrown away, else it would wait for this side for ever.
         let mut ignored = Flow::new(&[]);
         let mut nowhere = tokio::io::sink();
         let drain = poll_fn(|cx| ignored.poll(cx, &mut stream, &mut nowhere, &mut false, |_, _| false));
@@ -126,6 +130,7 @@ async fn copy<L: Local>(
     out: &mut Flow,
     back: &mut Flow,
 ) -> io::Result<()> {
+    let mut last_moved = Instant::now();
     let patience = tokio::time::sleep(HALF_CLOSED_PATIENCE);
     tokio::pin!(patience);
     poll_fn(|cx| {
@@ -139,8 +144,10 @@ async fn copy<L: Local>(
         }
         if outward.is_ready() || backward.is_ready() {
             if moved {
-                patience.as_mut().reset(Instant::now() + HALF_CLOSED_PATIENCE);
+                last_moved = Instant::now();
             }
+            let is_unread = backward.is_ready() && out.start < out.end;
+            patience.as_mut().reset(last_moved + if is_unread { UNREAD_PATIENCE } else { HALF_CLOSED_PATIENCE });
             ready!(patience.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
