@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Neither bodies nor unknown headers, queries and fields are changed, with these exceptions: the key,
-//! `accept-encoding` (an answer that is compressed cannot be metered), and the body of an answer with
-//! status 401, in which providers repeat parts of the key.
+//! `accept-encoding` (an answer that is compressed cannot be metered), and an answer with status 401, in
+//! which providers repeat parts of the key: the gateway's own takes its place.
 
 mod answer;
 mod budget;

@@ -302,7 +302,7 @@ impl Gateway {
         if status == StatusCode::UNAUTHORIZED {
             // Not passed on: providers repeat parts of the key that they refuse.
             let message = format!("the upstream `{}` refuses the host's key (401)", passage.name);
-            return refusal_with(status, protocol, &Trouble::new(Fault::Key, message));
+            return refusal(protocol, &Trouble::new(Fault::Key, message));
         }
         let (mut parts, incoming) = response.into_parts();
         route::strip_answer(&mut parts.headers);
@@ -333,11 +333,7 @@ fn unreachable(name: &str, error: &legacy::Error) -> Trouble {
 }
 
 fn refusal(protocol: Protocol, trouble: &Trouble) -> Response<AnswerBody> {
-    refusal_with(answer::status(protocol, trouble.fault), protocol, trouble)
-}
-
-fn refusal_with(status: StatusCode, protocol: Protocol, trouble: &Trouble) -> Response<AnswerBody> {
-    let mut response = plain(status, answer::document(protocol, trouble).to_string());
+    let mut response = plain(answer::status(protocol, trouble.fault), answer::document(protocol, trouble).to_string());
     let headers = response.headers_mut();
     if trouble.fault == Fault::WebSocket {
         // RFC 9110, section 15.5.22: a 426 says what to upgrade to.

@@ -121,7 +121,7 @@ async fn a_key_that_is_rotated_while_running_is_read_again() {
     bench.model.rotate_key("sk-rotated");
     // As long as the file has the old key, the refusal is told, without what the upstream says of the key.
     let refused = bench.ask(call("anthropic", PLACEHOLDER, true)).await;
-    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert!(!refused.text.contains(CANARY));
     insta::assert_snapshot!(refused.text, @r#"{"error":{"message":"viv: the upstream `anthropic` refuses the host's key (401)","type":"permission_error"},"type":"error"}"#);
     std::fs::write(&file, "sk-rotated\n").expect("written");

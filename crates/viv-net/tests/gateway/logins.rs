@@ -103,7 +103,7 @@ async fn a_login_is_not_refreshed_again_and_again_for_an_upstream_that_refuses_i
         bench.model.grant(old, json!({"access_token": new, "refresh_token": new, "expires_in": 3600}));
     }
     for _ in 0..3 {
-        assert_eq!(bench.ask(call("anthropic", PLACEHOLDER, true)).await.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(bench.ask(call("anthropic", PLACEHOLDER, true)).await.status, StatusCode::FORBIDDEN);
     }
     bench.model.rotate_key("refresh-2");
     bench.model.fail_next(Fault::Status(403));

@@ -43,7 +43,7 @@ const AGENTS: [Agent; 3] = [
         upstream: "anthropic",
         files: &[],
         command: "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1 \
-            /opt/agents/node_modules/@anthropic-ai/claude-code-linux-x64/claude -p \"$PROMPT\" --dangerously-skip-permissions",
+            $AGENTS/node_modules/@anthropic-ai/claude-code-linux-x64/claude -p \"$PROMPT\" --dangerously-skip-permissions",
     },
     Agent {
         name: "codex",
@@ -56,7 +56,7 @@ const AGENTS: [Agent; 3] = [
              [analytics]\nenabled = false\n[feedback]\nenabled = false\n[otel]\nmetrics_exporter = \"none\"\n\
              [features]\nplugins = false\napps = false\ndaemon_auto_start = false\n",
         )],
-        command: "/opt/agents/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex \
+        command: "$AGENTS/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex \
             exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \"$PROMPT\"",
     },
     Agent {
@@ -68,7 +68,7 @@ const AGENTS: [Agent; 3] = [
              \"privacy\":{\"usageStatisticsEnabled\":false},\"telemetry\":{\"enabled\":false},\
              \"general\":{\"enableAutoUpdate\":false}}",
         )],
-        command: "node /opt/agents/node_modules/@google/gemini-cli/bundle/gemini.js -m gemini-2.5-pro -p \"$PROMPT\" --yolo",
+        command: "node $AGENTS/node_modules/@google/gemini-cli/bundle/gemini.js -m gemini-2.5-pro -p \"$PROMPT\" --yolo",
     },
 ];
 
@@ -128,14 +128,15 @@ fn real_agents_do_their_work_with_keys_that_they_never_have() {
         sandbox.ok(&format!("mkdir -p \"$(dirname ~/{path})\"; cat > ~/{path} <<'END'\n{content}\nEND"));
     }
     // At the same time, as they would be.
-    let prompt = "PROMPT='add in calc.py is wrong: mend it, and run the tests.'";
+    let variables = format!("AGENTS={INSIDE}; PROMPT='add in calc.py is wrong: mend it, and run the tests.'");
     let running = AGENTS.each_ref().map(|agent| {
-        let script = format!("cd {}; {prompt}; {} < /dev/null", agent.name, agent.command);
+        let script = format!("cd {}; {variables}; {} < /dev/null", agent.name, agent.command);
         let mut exec = host.viv(&["exec", "fixture", "--", "sh", "-c", &script]);
         let began = std::time::Instant::now();
         let exec = exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::spawn(move || (finish_within(exec, DEADLINE), began.elapsed()))
     });
+    let placeholder = sandbox.ok("printf %s \"$ANTHROPIC_AUTH_TOKEN\"");
     for ((agent, running), (model, key)) in AGENTS.iter().zip(running).zip(models.iter().zip(&keys)) {
         let (ran, took) = running.join().unwrap();
         eprintln!("{}: {took:?}", agent.name);
@@ -148,13 +149,11 @@ fn real_agents_do_their_work_with_keys_that_they_never_have() {
 
         let requests = model.requests();
         assert!(requests.iter().filter(|request| request.method == "POST").count() >= 4, "{}", requests.len());
-        let placeholder = sandbox.ok("printf %s \"$ANTHROPIC_AUTH_TOKEN\"");
         for request in &requests {
             let headers = format!("{:?}", request.headers);
             assert!(headers.contains(key) && !headers.contains(&placeholder), "{}: {headers}", request.path);
             assert!(!String::from_utf8_lossy(&request.body).contains(&placeholder), "{}", request.path);
         }
     }
-    let placeholder = sandbox.ok("printf %s \"$ANTHROPIC_AUTH_TOKEN\"");
     assert_in_the_egress_alone(&host, &sandbox, &keys, &placeholder, &marker);
 }

@@ -202,12 +202,24 @@ fn without_a_network_the_gateway_works_through_what_goes_wrong() {
     }
 
     // No answer, half of one, one that is broken off, and an error of the provider's own.
-    model.fail_next(Fault::StallBeforeHeaders);
-    let ran = sandbox.sh(&call("anthropic", "--max-time 5"));
-    assert!(ran.code == 28 && ran.stdout == "\n000", "{ran:?}");
-    model.fail_next(Fault::StallAfter(1));
-    let ran = sandbox.sh(&call("anthropic", "--max-time 5"));
-    assert!(ran.code == 28 && ran.stdout.contains("event: message_start"), "{ran:?}");
+    for (fault, begins_with) in
+        [(Fault::StallBeforeHeaders, None), (Fault::StallAfter(1), Some("event: message_start"))]
+    {
+        let before = model.requests().len();
+        model.fail_next(fault);
+        let script = format!("exec {}", call("anthropic", ""));
+        let mut patient = host.viv(&["exec", "fixture", "--", "sh", "-c", &script]);
+        let mut patient = patient.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("the model was asked", || model.requests().len() > before);
+        let mut lines = BufReader::new(patient.stdout.take().unwrap()).lines();
+        if let Some(beginning) = begins_with {
+            assert_eq!(lines.next().unwrap().unwrap(), beginning);
+        }
+        // It would wait for as long as models may think.
+        sandbox.ok("pkill -KILL -x curl");
+        let ran = finish(patient);
+        assert_eq!(ran.code, 137, "{fault:?}: {ran:?}");
+    }
     model.fail_next(Fault::ResetAfter(1));
     let ran = sandbox.sh(&call("openai", ""));
     assert!(ran.code != 0 && !ran.stdout.contains("response.completed"), "an end that is none: {ran:?}");
@@ -294,8 +306,8 @@ fn a_spares_gateway_has_the_users_environment_and_not_the_spares() {
     let authority = private(&host, "authority.pem", model.authority().unwrap());
     private(&host, ".mine", &key);
     configure(&host, &[("anthropic", &model, &key_command(&host))]);
-    let first = host.run(&["run", "--net", "none", "--spares", "1", "--", "true"]);
-    assert_eq!(first.code, 0, "{first:?}");
+    let first = host.run(&["run", "-v", "--net", "none", "--spares", "1", "--", "true"]);
+    assert!(first.code == 0 && first.is_from_template(), "{first:?}");
     until("a spare is ready", || crate::spares::ready(&host).len() == 1);
 
     // Nothing listens at port 1, which is what is reached where a proxy is used.
