@@ -1,4 +1,4 @@
-//! What happened on a sandbox's network: a line of its log, and of what its monitor is told.
+//! What happened on a sandbox's network: a line of its log.
 
 use std::net::IpAddr;
 

@@ -26,8 +26,7 @@ const MAX_INPUT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The hidden entry point `viv internal-egress`: serves until SIGTERM, with the descriptors of [`crate::spec`].
 ///
-/// Refusals are written to standard output, one [`crate::event::Event`] a line, for the monitor. What keeps it from
-/// starting is written to standard error as a [`Report`] in one line of JSON.
+/// What keeps it from starting is written to standard error as a [`Report`] in one line of JSON.
 #[must_use]
 pub fn egress_main() -> ExitCode {
     match run() {
@@ -51,7 +50,7 @@ fn run() -> Result<()> {
     let spec: EgressSpec = read_input(spec, "the egress's specification")?
         .ok_or_else(|| Error::new(ErrorKind::Specification, "the egress's specification is empty"))?;
     let keys: Keys = read_input(keys, "the egress's keys")?.unwrap_or_default();
-    let log = EventLog::open(&spec.directory, io::stdout())?;
+    let log = EventLog::open(&spec.directory)?;
     let served = serve(&spec, keys, listener, &log);
     log.finish();
     served

@@ -1,8 +1,7 @@
-//! The log of a sandbox's network: who records an event does not wait for a disk, or for a monitor.
+//! The log of a sandbox's network: who records an event waits neither for a disk nor for a reader.
 //!
 //! ```text
 //!  tasks ─ EventSink ─► queue of 4096 ─► thread: same refusals once a second ─► log.jsonl (16 MiB, then log.1.jsonl)
-//!                                              └ refusals ─► queue of 256 ─► thread ─► the monitor
 //! ```
 //!
 //! A full queue loses events, never time: the guest decides how many there are.
@@ -28,9 +27,6 @@ pub const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Events between those who record them and the thread that writes.
 const QUEUED_EVENTS: usize = 4096;
-
-/// Refusals between that thread and the monitor.
-const QUEUED_REFUSALS: usize = 256;
 
 /// The same refusal within this time is told once.
 const REPEAT_MS: u64 = 1000;
@@ -95,30 +91,25 @@ impl std::fmt::Debug for EventSink {
     }
 }
 
-/// The threads behind an [`EventSink`].
+/// The thread behind an [`EventSink`].
 pub struct EventLog {
     queue: SyncSender<Entry>,
 }
 
 impl EventLog {
-    /// Opens, or continues, the log in a directory; refusals are also written to `monitor`, one line each.
+    /// Opens, or continues, the log in a directory.
     ///
     /// # Errors
     /// [`ErrorKind::Log`] if the log cannot be opened, or there can be no more threads.
-    pub fn open(directory: &Path, monitor: impl Write + Send + 'static) -> Result<Self> {
-        Self::open_with(directory, monitor, MAX_LOG_BYTES)
+    pub fn open(directory: &Path) -> Result<Self> {
+        Self::open_with(directory, MAX_LOG_BYTES)
     }
 
-    fn open_with(directory: &Path, monitor: impl Write + Send + 'static, max_bytes: u64) -> Result<Self> {
+    fn open_with(directory: &Path, max_bytes: u64) -> Result<Self> {
         let failed = |error: io::Error| Error::new(ErrorKind::Log, "the network's log cannot be opened").source(error);
         let file = LogFile::open(directory, max_bytes).map_err(failed)?;
-        let (refusals, told) = sync_channel(QUEUED_REFUSALS);
         let (queue, entries) = sync_channel(QUEUED_EVENTS);
-        thread::Builder::new()
-            .name("log".into())
-            .spawn(move || write_log(&entries, file, &refusals))
-            .map_err(failed)?;
-        thread::Builder::new().name("log-monitor".into()).spawn(move || tell(&told, monitor)).map_err(failed)?;
+        thread::Builder::new().name("log".into()).spawn(move || write_log(&entries, file)).map_err(failed)?;
         Ok(Self { queue })
     }
 
@@ -142,7 +133,7 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn write_log(entries: &Receiver<Entry>, mut file: LogFile, refusals: &SyncSender<Vec<u8>>) {
+fn write_log(entries: &Receiver<Entry>, mut file: LogFile) {
     let mut seen = Repeats::default();
     let mut batch = Vec::new();
     while let Ok(first) = entries.recv() {
@@ -150,7 +141,7 @@ fn write_log(entries: &Receiver<Entry>, mut file: LogFile, refusals: &SyncSender
         let mut next = Some(first);
         while let Some(entry) = next {
             match entry {
-                Entry::Event(event) => take_down(&event, &mut seen, &mut batch, refusals),
+                Entry::Event(event) => take_down(&event, &mut seen, &mut batch),
                 Entry::Written(done) => waiting.push(done),
             }
             next = if batch.len() < BATCH_BYTES { entries.try_recv().ok() } else { None };
@@ -163,27 +154,15 @@ fn write_log(entries: &Receiver<Entry>, mut file: LogFile, refusals: &SyncSender
     }
 }
 
-fn take_down(event: &Event, seen: &mut Repeats, batch: &mut Vec<u8>, refusals: &SyncSender<Vec<u8>>) {
+fn take_down(event: &Event, seen: &mut Repeats, batch: &mut Vec<u8>) {
     if let What::Denied(denial) = &event.what
         && seen.is_repeat(denial, event.at_ms)
     {
         return;
     }
-    let Ok(mut line) = serde_json::to_vec(event) else { return };
-    line.push(b'\n');
+    let Ok(line) = serde_json::to_vec(event) else { return };
     batch.extend_from_slice(&line);
-    if matches!(event.what, What::Denied(_) | What::Refused { .. }) {
-        let _ = refusals.try_send(line);
-    }
-}
-
-fn tell(refusals: &Receiver<Vec<u8>>, mut monitor: impl Write) {
-    while let Ok(line) = refusals.recv() {
-        // A monitor that is gone takes this process with it; nobody else is to be told.
-        if monitor.write_all(&line).and_then(|()| monitor.flush()).is_err() {
-            return;
-        }
-    }
+    batch.push(b'\n');
 }
 
 /// When each refusal was last told.

@@ -1,23 +1,8 @@
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::event::Via;
-
-/// What the monitor was told.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Told {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn denial(host: &str) -> What {
     What::Denied(Denial {
@@ -37,8 +22,7 @@ fn failed(host: &str) -> What {
 #[test]
 fn events_are_lines_of_a_private_file_and_repeated_refusals_are_told_once() {
     let directory = tempfile::tempdir().unwrap();
-    let told = Told::default();
-    let log = EventLog::open(directory.path(), told.clone()).unwrap();
+    let log = EventLog::open(directory.path()).unwrap();
     let sink = log.sink();
     for _ in 0..100 {
         sink.record(denial("a.example"));
@@ -70,7 +54,7 @@ fn a_torn_line_is_passed_over_and_the_next_begins_anew() {
     let whole = serde_json::to_string(&Event { at_ms: 1, what: denial("a.example") }).unwrap();
     std::fs::write(&path, format!("{whole}\nnot json\n{}", &whole[..20])).unwrap();
     assert_eq!(read_log(&path).unwrap().len(), 1);
-    let log = EventLog::open(directory.path(), io::sink()).unwrap();
+    let log = EventLog::open(directory.path()).unwrap();
     log.sink().record(denial("b.example"));
     log.finish();
     assert_eq!(read_log(&path).unwrap().len(), 2);
@@ -80,7 +64,7 @@ fn a_torn_line_is_passed_over_and_the_next_begins_anew() {
 fn a_follower_gets_each_event_once_across_a_rotation() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(LOG_FILE);
-    let log = EventLog::open_with(directory.path(), io::sink(), 1000).unwrap();
+    let log = EventLog::open_with(directory.path(), 1000).unwrap();
     let mut follower = LogReader::new(&path);
     assert!(follower.next_events().unwrap().is_empty());
     let mut hosts = Vec::new();
@@ -115,28 +99,4 @@ fn half_a_line_waits_for_its_end() {
     assert!(follower.next_events().unwrap().is_empty());
     file.write_all(&line.as_bytes()[30..]).unwrap();
     assert_eq!(follower.next_events().unwrap().len(), 1);
-}
-
-#[test]
-fn a_monitor_that_does_not_read_stops_nothing() {
-    /// Takes no byte until the test is over.
-    struct Stuck(Receiver<()>);
-    impl Write for Stuck {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.recv();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let (release, held) = sync_channel::<()>(0);
-    let log = EventLog::open(directory.path(), Stuck(held)).unwrap();
-    for number in 0..1000 {
-        log.sink().record(denial(&format!("host{number}.example")));
-    }
-    log.finish();
-    drop(release);
-    assert_eq!(read_log(&directory.path().join(LOG_FILE)).unwrap().len(), 1000);
 }

@@ -2,7 +2,7 @@
 //!
 //! Starts itself again as the egress, so this file has a `main` of its own.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use serde_json::json;
-use viv_net::event::{Event, LOG_FILE, What};
+use viv_net::event::{LOG_FILE, What};
 use viv_net::log::read_log;
 use viv_net::spec::{KEYS_DESCRIPTOR, LISTENER_DESCRIPTOR, SPEC_DESCRIPTOR};
 use viv_proto::network::{CONNECT_PORT, PROXY_PORT};
@@ -50,7 +50,7 @@ const ALL: &[(&str, fn())] = &[
     ("a_thousand_connections_take_less_than_60_mib", a_thousand_at_once),
     ("ten_thousand_connections_leak_no_descriptor", ten_thousand_in_sequence),
     ("a_header_of_1_gib_takes_no_memory", a_gibibyte_of_header),
-    ("it_is_confined_says_what_it_refused_and_ends_when_told", confined_and_told),
+    ("it_is_confined_logs_what_it_refused_and_ends_when_told", confined_and_told),
     ("one_that_was_killed_is_replaced_on_the_same_socket", killed_and_replaced),
     ("a_start_that_fails_says_why", a_start_that_fails),
 ];
@@ -88,7 +88,7 @@ fn spawn(listener: &UnixListener, spec: &str, files: u64) -> Child {
             mapping(std::fs::File::open("/dev/null").unwrap().into(), KEYS_DESCRIPTOR),
         ])
         .unwrap();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn spec(directory: &tempfile::TempDir) -> String {
@@ -234,23 +234,19 @@ fn a_gibibyte_of_header() {
 
 fn confined_and_told() {
     let mut egress = start(4096);
-    let mut told = BufReader::new(egress.child.stdout.take().unwrap());
     let (_, answer) = egress.connect("evil.example", 443);
     assert!(answer.contains("no rule allows evil.example:443"), "{answer}");
     assert_eq!(egress.status("NoNewPrivs"), "1");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", egress.child.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"]);
-    let mut first = String::new();
-    told.read_line(&mut first).unwrap();
-    let event: Event = serde_json::from_str(&first).unwrap();
-    assert!(matches!(&event.what, What::Denied(denial) if denial.host == "evil.example"), "{event:?}");
     let _ = egress.connected(echo());
     terminate(&egress.child);
     assert!(egress.child.wait().unwrap().success());
     let events = read_log(&egress.directory.path().join(LOG_FILE)).unwrap();
     assert!(events.iter().any(|event| matches!(event.what, What::Connected { .. })), "{events:?}");
-    assert!(events.contains(&event));
+    let is_refusal = |what: &What| matches!(what, What::Denied(denial) if denial.host == "evil.example");
+    assert!(events.iter().any(|event| is_refusal(&event.what)), "{events:?}");
 }
 
 fn terminate(child: &Child) {

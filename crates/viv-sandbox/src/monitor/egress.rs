@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How many of an egress's last lines are a reason.
 const REASON_LINES: usize = 3;
 
-/// The host's ports as a guest may use them: none until [`HostPorts::open`].
+/// The host's ports as a guest may use them: none until an [`Egress`] is prepared behind them.
 #[derive(Clone, Default)]
 pub(crate) struct HostPorts(Arc<OnceLock<Door>>);
 
@@ -146,7 +146,7 @@ impl Egress {
         Ok(Self { listener, spec: memory_file(&text).map_err(failed())?, keys, environment, wanted, failure })
     }
 
-    /// Keeps one running from when it is first wanted; returns when it fails to start too often.
+    /// Keeps one running from when it is first wanted, unless it fails to start too often.
     pub(super) async fn keep(self) {
         self.wanted.notified().await;
         let mut failures = 0;
