@@ -25,7 +25,7 @@ Examples:
   viv run --timing -- true                   where the time goes
   viv run --dry-run                          what would be run, without running it
   viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
-  viv run --gateway anthropic --budget 5usd -- claude -p \"fix the tests\"
+  viv run --gateway anthropic --budget 500k-tokens -- claude -p \"fix the tests\"
   viv run --publish 8080 -- python3 -m http.server 8080
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own

@@ -127,9 +127,11 @@ fn learn_from(arguments: &LearnArguments, printer: &Printer) -> Result<u8, Failu
     }
     let paths = Paths::from_environment()?;
     let (code, id) = run::run_with(&arguments.run, printer, &|network| {
-        if let NetworkMode::Filtered { policy } = &mut network.mode {
-            policy.open = true;
-        }
+        let NetworkMode::Filtered { policy } = &mut network.mode else {
+            return Err(Error::new(ErrorKind::Usage, "there is something to learn with --net filtered alone"));
+        };
+        policy.open = true;
+        Ok(())
     })?;
     let rules = learn(&read_log(&logs_of(&paths.state).join(id).join(LOG_FILE))?);
     let rules: Vec<&str> = rules.iter().map(String::as_str).collect();

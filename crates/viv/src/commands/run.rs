@@ -11,7 +11,7 @@ use super::dry_run::dry_run;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
 use crate::cli::RunArguments;
 use crate::environment::HostEnvironment;
-use crate::error::{self, Failure};
+use crate::error::{self, Error, Failure};
 use crate::network::{self, Network, secrets};
 use crate::output::{JsonEvent, Printer, Timings, milliseconds};
 use crate::resolve::Resolved;
@@ -24,17 +24,17 @@ use crate::{exit_code, render};
 /// # Errors
 /// Whatever keeps the program from running to its end.
 pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
-    run_with(arguments, printer, &|_| {}).map(|(code, _)| code)
+    run_with(arguments, printer, &|_| Ok(())).map(|(code, _)| code)
 }
 
 /// The same with a change to its network; also returns the sandbox's id.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run`], and those of the change.
 pub fn run_with(
     arguments: &RunArguments,
     printer: &Printer,
-    change: &dyn Fn(&mut NetworkSpec),
+    change: &dyn Fn(&mut NetworkSpec) -> Result<(), Error>,
 ) -> Result<(u8, String), Failure> {
     let began = Instant::now();
     let mut clock = Clock::start();
@@ -46,7 +46,7 @@ pub fn run_with(
     let Network { spec, keys, withheld, warnings } =
         network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
     resolved.sandbox.network = spec;
-    change(&mut resolved.sandbox.network);
+    change(&mut resolved.sandbox.network)?;
     resolved.warnings.extend(warnings.into_iter().map(|message| Warning { message, hint: None }));
     if arguments.dry_run {
         return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
