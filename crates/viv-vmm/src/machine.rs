@@ -99,7 +99,7 @@ pub fn launch(plan: &CommandPlan, mut descriptors: BTreeMap<Descriptor, OwnedFd>
     if let Some(mut output) = child.stdout.take() {
         let (console, sender) = (console.clone(), sender.clone());
         tokio::spawn(async move {
-            if console.follow_until(&mut output, TIMER_LOST).await {
+            if console.follow_until(&mut output, &TIMER_LOST).await {
                 // Whoever would have listened is gone.
                 let _ = sender.send(Event::TimerLost);
             }

@@ -351,7 +351,7 @@ fn host_disk_full() -> Error {
 }
 
 fn timer_lost() -> Error {
-    let what = "the guest's kernel could not find out how fast its timer runs, as happens on a very busy host";
+    let what = "the guest's kernel lost its timer, as happens under emulation on a busy host";
     Error::new(ErrorKind::GuestStuck, what)
 }
 
