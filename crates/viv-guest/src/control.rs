@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,7 @@ pub struct Guest {
     sandbox: OnceLock<Sandbox>,
     network: Network,
     running: AtomicU32,
+    going_off: AtomicBool,
     /// As of the last look.
     out_of_memory_kills: AtomicU64,
 }
@@ -75,6 +76,7 @@ impl Guest {
             sandbox: OnceLock::new(),
             network: Network::default(),
             running: AtomicU32::new(0),
+            going_off: AtomicBool::new(false),
             out_of_memory_kills: AtomicU64::new(0),
         }
     }
@@ -123,6 +125,17 @@ impl Guest {
         }
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
+    }
+
+    /// Someone inside wants the machine off.
+    pub(crate) fn go_off(&self) {
+        self.going_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether someone inside wants the machine off: how its programs then end is not their own doing,
+    /// and is not told.
+    pub(crate) fn is_going_off(&self) -> bool {
+        self.going_off.load(Ordering::Relaxed)
     }
 
     /// How many processes the kernel had killed for want of memory at the last look.

@@ -86,6 +86,7 @@ pub fn obey_signals(guest: &Arc<Guest>) -> io::Result<()> {
         let guest = Arc::clone(guest);
         tokio::spawn(async move {
             if asked.recv().await.is_some() {
+                guest.go_off();
                 quiesce(&guest).await;
                 off();
             }

@@ -119,6 +119,9 @@ async fn finish(
     let ((), (), ended) =
         tokio::join!(stdout.carry(&frames, program.exit.clone()), carry_stderr, reaper::ended(&mut exit));
     guest.flush_files().await;
+    if guest.is_going_off() {
+        return pending().await;
+    }
     let (code, signal) = match ended {
         Ended::Code(code) => (code, None),
         Ended::Signal(signal) => (128 + signal, Some(signal)),

@@ -167,9 +167,12 @@ held = []
 for _ in range(200):
     s = socket.create_connection(('127.0.0.1', 3128)); s.sendall(b'GET http://upstream.test/ HTTP/1.1\\r\\nX:'); held.append(s)
 print(held[0].recv(1000)[:12])\"";
-    assert_eq!(sandbox.root_sh(giant).stdout, "refused\n");
-    let ran = sandbox.root_sh(slow);
-    assert!(ran.code == 0 && (ran.stdout.contains("HTTP/1.1 408") || ran.stdout.contains("b''")), "{ran:?}");
+    // In the aftermath of the flood the link may be cut once more, and what is run over it.
+    crate::support::until("an endless header is refused", || sandbox.root_sh(giant).stdout == "refused\n");
+    crate::support::until("a slow request is ended", || {
+        let ran = sandbox.root_sh(slow);
+        ran.code == 0 && (ran.stdout.contains("HTTP/1.1 408") || ran.stdout.contains("b''"))
+    });
     for pid in processes {
         assert!(resident(pid) < 200 * 1024, "{pid} takes {} KiB", resident(pid));
     }
