@@ -6,8 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use tokio::process::Child;
+use viv_vmm::Tail;
+
+use crate::error::io;
+use crate::{Error, ErrorKind, Result};
 
 /// A process, by pid and start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +62,26 @@ pub(crate) fn start_detached(executable: &Path, entry_point: &str, request: &imp
     command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).current_dir("/");
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.spawn().map(drop)
+}
+
+/// Starts a child of this thread, with which it dies. It has nothing to read, `descriptors` by their numbers,
+/// and what it says on standard error is kept; `failed` is what an error is introduced by.
+pub(crate) fn start_child(
+    mut command: tokio::process::Command,
+    descriptors: Vec<FdMapping>,
+    failed: &str,
+) -> Result<(Child, Tail)> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.fd_mappings(descriptors).map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
+    viv_vmm::die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(io(failed))?;
+    // With it go our copies of the child's descriptors.
+    drop(command);
+    let words = Tail::default();
+    if let Some(output) = child.stderr.take() {
+        tokio::spawn(words.clone().follow(output));
+    }
+    Ok((child, words))
 }
 
 fn started(pid: u32) -> Option<u64> {

@@ -8,10 +8,10 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
+use command_fds::FdMapping;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -23,7 +23,7 @@ use viv_vmm::{Change, CommandPlan, Descriptor, LinkCarrier, Machine, Tail};
 use super::network_device::NetworkDevice;
 use super::{FILE_DAEMON_INPUT, FILE_DAEMON_LISTENER, FILE_DAEMON_READY};
 use crate::error::{adopt, from_report, io};
-use crate::process::memory_file;
+use crate::process::{memory_file, start_child};
 use crate::{Error, ErrorKind, Result};
 
 /// The socket a link over virtio-serial is connected through; its listener is the VMM's.
@@ -394,21 +394,12 @@ fn start_file_daemon(input: OwnedFd, listener: OwnedFd) -> Result<(Child, pipe::
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failed()(error.into()))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("internal-file-daemon").env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-        .fd_mappings(vec![
-            FdMapping { parent_fd: input, child_fd: FILE_DAEMON_INPUT },
-            FdMapping { parent_fd: listener, child_fd: FILE_DAEMON_LISTENER },
-            FdMapping { parent_fd: ready_writer, child_fd: FILE_DAEMON_READY },
-        ])
-        .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
-    viv_vmm::die_with_parent(&mut command);
-    let mut child = command.spawn().map_err(failed())?;
-    drop(command);
-    let words = Tail::default();
-    if let Some(output) = child.stderr.take() {
-        tokio::spawn(words.clone().follow(output));
-    }
+    let descriptors = vec![
+        FdMapping { parent_fd: input, child_fd: FILE_DAEMON_INPUT },
+        FdMapping { parent_fd: listener, child_fd: FILE_DAEMON_LISTENER },
+        FdMapping { parent_fd: ready_writer, child_fd: FILE_DAEMON_READY },
+    ];
+    let (child, words) = start_child(command, descriptors, "the file daemon could not be started")?;
     Ok((child, pipe::Receiver::from_owned_fd(ready).map_err(failed())?, words))
 }
 

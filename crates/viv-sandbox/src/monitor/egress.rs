@@ -9,13 +9,13 @@
 //! started anew, so that a connection made meanwhile waits instead of failing.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
+use command_fds::FdMapping;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -26,10 +26,10 @@ use viv_proto::network::{CONNECT_PORT, GATEWAY_PORT, NAMES_PORT, PROXY_PORT, SSH
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 use viv_vmm::Tail;
 
+use crate::Result;
 use crate::error::io;
-use crate::process::memory_file;
+use crate::process::{memory_file, start_child};
 use crate::registry::RunDirectory;
-use crate::{Error, ErrorKind, Result};
 
 /// The socket between monitor and egress, in the run directory.
 const SOCKET: &str = "egress.sock";
@@ -154,14 +154,14 @@ impl Egress {
             let began = Instant::now();
             let reason = match self.start() {
                 Ok((mut child, words)) => match child.wait().await {
-                    Ok(status) => Some(format!("{status}: {}", words.lines(REASON_LINES).join(" "))),
-                    Err(error) => Some(error.to_string()),
+                    Ok(status) => format!("{status}: {}", words.lines(REASON_LINES).join(" ")),
+                    Err(error) => error.to_string(),
                 },
-                Err(error) => Some(viv_error::Report::from(&error).line()),
+                Err(error) => viv_error::Report::from(&error).line(),
             };
             failures = if began.elapsed() < START_TIME { failures + 1 } else { 0 };
             if failures >= MOST_FAILURES {
-                self.failure.send_replace(reason.map(|reason| format!("the egress cannot be started: {reason}")));
+                self.failure.send_replace(Some(format!("the egress cannot be started: {reason}")));
                 return std::future::pending().await;
             }
             tokio::time::sleep(PAUSE * failures).await;
@@ -169,30 +169,18 @@ impl Egress {
     }
 
     fn start(&self) -> Result<(Child, Tail)> {
-        let failed = || io("the egress could not be started");
+        const FAILED: &str = "the egress could not be started";
         let mut command = Command::new("/proc/self/exe");
         command.arg("internal-egress").env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         // A file's offset is shared by all who hold it: each egress reads from the start.
-        let again = |file: &File| File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)));
-        command
-            .fd_mappings(vec![
-                FdMapping {
-                    parent_fd: self.listener.try_clone().map_err(failed())?.into(),
-                    child_fd: LISTENER_DESCRIPTOR,
-                },
-                FdMapping { parent_fd: again(&self.spec).map_err(failed())?.into(), child_fd: SPEC_DESCRIPTOR },
-                FdMapping { parent_fd: again(&self.keys).map_err(failed())?.into(), child_fd: KEYS_DESCRIPTOR },
-            ])
-            .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
-        viv_vmm::die_with_parent(&mut command);
-        let mut child = command.spawn().map_err(failed())?;
-        drop(command);
-        let words = Tail::default();
-        if let Some(output) = child.stderr.take() {
-            tokio::spawn(words.clone().follow(output));
-        }
-        Ok((child, words))
+        let again = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(io(FAILED));
+        let listener = self.listener.try_clone().map_err(io(FAILED))?;
+        let descriptors = vec![
+            FdMapping { parent_fd: listener.into(), child_fd: LISTENER_DESCRIPTOR },
+            FdMapping { parent_fd: again(&self.spec)?.into(), child_fd: SPEC_DESCRIPTOR },
+            FdMapping { parent_fd: again(&self.keys)?.into(), child_fd: KEYS_DESCRIPTOR },
+        ];
+        start_child(command, descriptors, FAILED)
     }
 }
 

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use viv_proto::network::{ConnectAnswer, FORWARD_PORT, ForwardRequest};
+use viv_proto::network::{ConnectAnswer, FORWARD_PORT};
 
+use super::publish::{read_answer, request_line};
 use crate::registry::open_directory;
 use crate::{Paths, Record};
 
@@ -135,10 +136,8 @@ async fn open(paths: &Paths, target: &Target) -> Result<tokio::net::UnixStream, 
     let directory = open_directory(&paths.runtime.join(&record.id)).map_err(|_| "the sandbox has ended".to_owned())?;
     let unreachable = |error: std::io::Error| format!("port {port} of {} cannot be reached: {error}", target.name);
     let mut stream = crate::exec::connect(&directory, FORWARD_PORT).await.map_err(|error| error.to_string())?;
-    let mut line = serde_json::to_vec(&ForwardRequest { port }).map_err(|error| unreachable(error.into()))?;
-    line.push(b'\n');
-    stream.write_all(&line).await.map_err(unreachable)?;
-    match super::publish::read_answer(&mut stream).await.map_err(unreachable)? {
+    stream.write_all(&request_line(port).map_err(unreachable)?).await.map_err(unreachable)?;
+    match read_answer(&mut stream).await.map_err(unreachable)? {
         ConnectAnswer::Connected => Ok(stream),
         ConnectAnswer::Denied { reason } | ConnectAnswer::Failed { reason } => {
             Err(format!("port {port} of {} cannot be reached: {}", target.name, viv_vmm::clean(&reason)))

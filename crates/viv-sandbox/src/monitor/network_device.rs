@@ -3,9 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
 
-use command_fds::{CommandFdExt, FdMapping};
+use command_fds::FdMapping;
 use tokio::process::{Child, Command};
 use viv_net::device::bridge::{self, Membership};
 use viv_net::device::find_program;
@@ -15,6 +14,7 @@ use viv_proto::message;
 use viv_vmm::Tail;
 
 use crate::error::{adopt, io};
+use crate::process::start_child;
 use crate::{Error, ErrorKind, NetworkMode, Result, SandboxSpec, nic, sys};
 
 /// passt's end of its socket, in its process.
@@ -97,19 +97,9 @@ fn start_passt(nat: &Nat) -> Result<(OwnedFd, Backend)> {
     let (passt_end, guard_to_passt) = UnixStream::pair().map_err(failed())?;
     let (vmm_end, guard_to_vmm) = UnixStream::pair().map_err(failed())?;
     let mut command = Command::new(program);
-    command.args(nat.arguments(PASST_SOCKET)).env_clear().kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command
-        .fd_mappings(vec![FdMapping { parent_fd: passt_end.into(), child_fd: PASST_SOCKET }])
-        .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
-    viv_vmm::die_with_parent(&mut command);
-    let mut passt = command.spawn().map_err(failed())?;
-    // With it goes our copy of passt's end.
-    drop(command);
-    let words = Tail::default();
-    if let Some(output) = passt.stderr.take() {
-        tokio::spawn(words.clone().follow(output));
-    }
+    command.args(nat.arguments(PASST_SOCKET)).env_clear();
+    let socket = FdMapping { parent_fd: passt_end.into(), child_fd: PASST_SOCKET };
+    let (passt, words) = start_child(command, vec![socket], "passt could not be started")?;
     let guard = Guard::start(guard_to_vmm, guard_to_passt).map_err(failed())?;
     Ok((vmm_end.into(), Backend::Nat { passt, words, _guard: guard }))
 }

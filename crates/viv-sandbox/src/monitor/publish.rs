@@ -65,8 +65,7 @@ pub(super) async fn forward(guest: &mut Guest, port: u16) -> Result<(Link, Strea
         Error::new(ErrorKind::Publish, format!("port {port} of the guest cannot be reached")).source(reason)
     };
     let link = guest.link().await.ok_or_else(|| unreachable("the sandbox ends".to_owned()))?;
-    let mut line = serde_json::to_vec(&ForwardRequest { port }).map_err(|error| unreachable(error.to_string()))?;
-    line.push(b'\n');
+    let line = request_line(port).map_err(|error| unreachable(error.to_string()))?;
     let opened = link.open_with(FORWARD_PORT, &line).await;
     let mut stream = opened.map_err(|error| unreachable(error.to_string()))?;
     match read_answer(&mut stream).await.map_err(|error| unreachable(error.to_string()))? {
@@ -75,6 +74,13 @@ pub(super) async fn forward(guest: &mut Guest, port: u16) -> Result<(Link, Strea
             Err(unreachable(viv_vmm::clean(&reason)))
         }
     }
+}
+
+/// What [`FORWARD_PORT`] is asked.
+pub(super) fn request_line(port: u16) -> std::io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&ForwardRequest { port })?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// The guest's answer, byte by byte: what follows it belongs to the connection.

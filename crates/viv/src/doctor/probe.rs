@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use viv_image::Cache;
+use viv_net::device::find_program;
 use viv_sandbox::Paths;
 
 use super::facts::{Backports, Disk, Facts, Kvm, Memory, Namespaces, Qemu, Subordinate, Templates, Tool};
@@ -51,9 +52,9 @@ pub fn probe(paths: &Paths) -> Facts {
         vsock: OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok(),
         missing_network_tools: ["passt", "ip", "nft"]
             .into_iter()
-            .filter(|program| viv_net::device::find_program(program).is_err())
+            .filter(|program| find_program(program).is_err())
             .collect(),
-        apt: find_program("apt-get").is_some(),
+        apt: find_program("apt-get").is_ok(),
         backports: backports(),
         user,
     }
@@ -62,18 +63,6 @@ pub fn probe(paths: &Paths) -> Facts {
 fn templates(paths: &Paths) -> Templates {
     let all = viv_sandbox::list_templates(paths).unwrap_or_default();
     Templates { count: all.len(), disk: all.iter().map(|info| info.disk_bytes).sum() }
-}
-
-/// Where a program is, if it is in PATH, or where Debian keeps programs of the administrator.
-#[must_use]
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|program| {
-            program.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        })
 }
 
 fn read_number(path: &str) -> Option<u64> {
@@ -126,7 +115,7 @@ fn denied(device: &str, user: &str) -> Kvm {
 }
 
 fn qemu() -> Qemu {
-    let Some(path) = find_program("qemu-system-x86_64") else { return Qemu::Missing };
+    let Ok(path) = find_program("qemu-system-x86_64") else { return Qemu::Missing };
     let broken = |reason: String| Qemu::Broken { path: path.clone(), reason };
     match Command::new(&path).arg("--version").stdin(Stdio::null()).output() {
         Err(error) => broken(error.to_string()),
@@ -224,7 +213,7 @@ fn subordinate(user: &str, uid: u32) -> Subordinate {
         uids,
         gids,
         next_free: users_end.max(groups_end).max(100_000),
-        tools: find_program("newuidmap").is_some() && find_program("newgidmap").is_some(),
+        tools: find_program("newuidmap").is_ok() && find_program("newgidmap").is_ok(),
     }
 }
 
