@@ -30,6 +30,12 @@ pub enum ErrorKind {
     BadImage,
     /// A scratch disk of that size cannot be made.
     BadSize,
+    /// What names an image or a package is not written as such names are.
+    BadReference,
+    /// A package manager knows no package of that name, or not in that version.
+    NoSuchPackage,
+    /// The image lacks the package manager that is asked for.
+    NoPackageManager,
     /// The cache cannot be used.
     Cache,
     /// Reading or writing failed.
@@ -49,6 +55,9 @@ impl viv_error::Kind for ErrorKind {
             Self::BadKernel => "bad_kernel",
             Self::BadImage => "bad_image",
             Self::BadSize => "bad_size",
+            Self::BadReference => "bad_reference",
+            Self::NoSuchPackage => "no_such_package",
+            Self::NoPackageManager => "no_package_manager",
             Self::Cache => "cache",
             Self::Io => "io",
         }

@@ -34,6 +34,7 @@ mod bootstrap;
 mod bzimage;
 mod cache;
 mod compression;
+mod config;
 mod cpio;
 mod elf;
 mod error;
@@ -42,17 +43,20 @@ mod kernel;
 mod modules;
 mod output;
 mod own_kernel;
+mod packages;
 mod pip;
 mod progress;
 mod root;
 mod run;
 mod scratch;
+mod source;
 mod sources;
 mod sys;
 mod tools;
 
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Stamp};
+pub use config::ImageConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
@@ -61,9 +65,11 @@ pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
     preferred_kernel, remove_own_kernel, select_kernel,
 };
+pub use packages::{Layer, Manager, Package, ensure_layers};
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use root::{ImageSource, RootImage, ensure_root};
+pub use root::{RootImage, ensure_root};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
+pub use source::ImageSource;
 pub use tools::{MissingTool, missing_tools};
 
 /// What a cache holds of what is built by default.

@@ -11,23 +11,16 @@ use std::path::{Path, PathBuf};
 
 use crate::bootstrap::{self, DPKG_OPTIONS, FINISH_SCRIPT, Host, NPM_SCRIPT, PACKAGES};
 use crate::cache::{Built, Cache, Outside, Recipe, Stamp, hash_file};
+use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::kernel::{debootstrap, missing_or};
 use crate::progress::{Progress, ProgressEvent};
+use crate::source::ImageSource;
 use crate::sources::SUITE;
 use crate::tools;
 
 /// Changes with how the image is made, where the recipe's text does not show it.
 const VERSION: u32 = 1;
-
-/// Where the root image comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageSource {
-    /// Debian with what an agent needs on its first day.
-    Default,
-    /// An erofs image of the user's. It is used where it is.
-    File(PathBuf),
-}
 
 /// A root image ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +31,8 @@ pub struct RootImage {
     pub digest: String,
     /// Bytes of the file.
     pub size: u64,
+    /// How its programs are to be run.
+    pub config: ImageConfig,
 }
 
 /// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file of the
@@ -66,10 +61,16 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
             made.files
                 .into_iter()
                 .next()
-                .map(|file| RootImage { path: cache.blob(&file.digest), digest: file.digest, size: file.stamp.size })
+                .map(|file| RootImage {
+                    path: cache.blob(&file.digest),
+                    digest: file.digest,
+                    size: file.stamp.size,
+                    config: ImageConfig::default(),
+                })
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
-        ImageSource::File(path) => from_file(cache, path, progress),
+        ImageSource::Erofs(path) => from_file(cache, path, progress),
+        other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
     }
 }
 
@@ -105,7 +106,7 @@ fn from_file(cache: &Cache, path: &Path, progress: &dyn Progress) -> Result<Root
         Ok(Built { facts: [("digest".to_owned(), digest)].into(), files: Vec::new() })
     })?;
     let digest = made.fact("digest").unwrap_or_default().to_owned();
-    Ok(RootImage { path, digest, size: stamp.size })
+    Ok(RootImage { path, digest, size: stamp.size, config: ImageConfig::default() })
 }
 
 /// Reads an erofs superblock: `InvalidData` if it is not one, `UnexpectedEof` if the file is shorter
@@ -151,7 +152,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(&directory.path().join("cache")).unwrap();
         let path = directory.path().join("image");
-        let ensure = || ensure_root(&cache, &ImageSource::File(path.clone()), &NoProgress);
+        let ensure = || ensure_root(&cache, &ImageSource::Erofs(path.clone()), &NoProgress);
         let fails = |content: &[u8]| {
             std::fs::write(&path, content).unwrap();
             let error = ensure().unwrap_err();

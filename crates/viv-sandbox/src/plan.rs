@@ -32,6 +32,8 @@ pub struct Artifacts {
     pub root: PathBuf,
     /// Changes with its content.
     pub root_digest: String,
+    /// What is stacked over it, the lowest first; their names change with their content.
+    pub layers: Vec<PathBuf>,
     /// An empty disk to clone.
     pub scratch: PathBuf,
 }
@@ -284,10 +286,23 @@ mod tests {
             accel: viv_vmm::AccelChoice::Auto,
             kernel: None,
             image: None,
+            packages: Vec::new(),
+            environment: std::collections::BTreeMap::new(),
+            files: Vec::new(),
             workspace: "/home/u/project".into(),
             mounts: vec![
-                Mount { source: "/data/deep".into(), destination: "/data/deep/er".into(), read_only: true },
-                Mount { source: "/home/u/notes.txt".into(), destination: "/notes.txt".into(), read_only: false },
+                Mount {
+                    source: "/data/deep".into(),
+                    destination: "/data/deep/er".into(),
+                    read_only: true,
+                    coherent: false,
+                },
+                Mount {
+                    source: "/home/u/notes.txt".into(),
+                    destination: "/notes.txt".into(),
+                    read_only: false,
+                    coherent: false,
+                },
             ],
             user: message::User { name: "agent".into(), uid: 1000, gid: 1000, home: "/home/agent".into() },
             hostname: "viv-0123abcd".into(),
@@ -332,6 +347,7 @@ mod tests {
             initramfs: "/cache/initramfs".into(),
             root: "/cache/root".into(),
             root_digest: "root".into(),
+            layers: Vec::new(),
             scratch: "/cache/scratch".into(),
         }
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use viv_proto::message::User;
+use viv_image::{ImageSource, Package};
+use viv_proto::message::{GuestFile, User};
 use viv_vmm::AccelChoice;
 
 use crate::network::NetworkSpec;
@@ -48,6 +49,9 @@ pub struct Mount {
     pub destination: String,
     /// Whether the host refuses the guest's writes.
     pub read_only: bool,
+    /// Whether several sandboxes write it at once, so that the guest keeps nothing of it in mind.
+    #[serde(default)]
+    pub coherent: bool,
 }
 
 /// Which kernel a sandbox boots. Written as the word `debian` or `own`, or as a path; a file of such a
@@ -120,7 +124,9 @@ pub struct SandboxSpec {
     /// A kernel instead of the preferred one.
     pub kernel: Option<KernelChoice>,
     /// A root image instead of the default one.
-    pub image: Option<PathBuf>,
+    pub image: Option<ImageSource>,
+    /// What is installed over it.
+    pub packages: Vec<Package>,
     /// The directory to work in, at the same path inside and out.
     pub workspace: PathBuf,
     /// Further shares.
@@ -135,6 +141,10 @@ pub struct SandboxSpec {
     pub template: TemplateUse,
     /// How many restored, paused machines are kept ready for others like this one.
     pub spares: u32,
+    /// The environment of every program inside, under what is asked for a program itself.
+    pub environment: BTreeMap<String, String>,
+    /// Small files inside, written before anything runs.
+    pub files: Vec<GuestFile>,
     /// What it has to do with others.
     pub network: NetworkSpec,
     /// How long the guest may take to come up, in seconds.

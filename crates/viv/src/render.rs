@@ -61,7 +61,10 @@ pub fn dry_run(
         path.as_ref().map_or_else(|| "default".to_owned(), |path| path.to_string_lossy().into_owned())
     };
     row("kernel", "kernel", file(&spec.kernel.clone().map(Into::into)));
-    row("image", "image", file(&spec.image));
+    row("image", "image", spec.image.clone().unwrap_or_default().to_string());
+    for package in &spec.packages {
+        row("package", "", package.to_string());
+    }
     row("workspace", "", spec.workspace.to_string_lossy().into_owned());
     for mount in &spec.mounts {
         let mode = if mount.read_only { ", read-only" } else { "" };

@@ -121,7 +121,10 @@ pub fn resolve(
         vmm: settings.vmm.map_or(VmmChoice::Qemu, |found| found.value),
         accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
         kernel: settings.kernel.map(|found| found.value.try_map_file(|path| file("the kernel", path))).transpose()?,
-        image: settings.image.map(|found| file("the image", found.value)).transpose()?,
+        image: settings.image.map(|found| found.value.try_map_path(|path| file("the image", path))).transpose()?,
+        packages: settings.packages.into_iter().map(|found| found.value).collect(),
+        environment: BTreeMap::new(),
+        files: Vec::new(),
         template: settings.template.map_or(TemplateUse::Auto, |found| found.value),
         spares: settings.spares.map_or(0, |found| found.value),
         timezone: host.timezone.clone(),
@@ -183,7 +186,7 @@ fn resolve_mounts(
                 format!("{} is already where the workspace is", clean(&destination)),
             ));
         }
-        let mount = Mount { source, destination: destination.clone(), read_only: request.read_only };
+        let mount = Mount { source, destination: destination.clone(), read_only: request.read_only, coherent: false };
         // A place asked for twice: the command line's wish replaces a file's; twice in one place is a slip.
         match resolved.insert(destination, Found { value: mount, origin }) {
             Some(earlier) if earlier.origin == origin => {

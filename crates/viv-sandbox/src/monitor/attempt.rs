@@ -190,8 +190,12 @@ fn request(first: &StartLine) -> Configure {
         shares: first.plan.guest_shares.clone(),
         workspace: first.plan.guest_shares.first().map(|share| share.destination.clone()),
         network: spec.network.guest(),
-        environment: spec.network.environment.clone(),
-        files: spec.network.files.clone(),
+        environment: [&spec.environment, &spec.network.environment]
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        files: [&spec.files, &spec.network.files].into_iter().flatten().cloned().collect(),
         certificates: spec.network.certificates().map(|(_, inside)| inside.destination),
     }
 }

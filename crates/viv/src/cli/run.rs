@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use viv_image::{ImageSource, Package};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
@@ -105,8 +106,10 @@ pub struct MachineArguments {
     pub accel: Option<AccelChoice>,
     #[arg(long, value_name = "debian|own|FILE", help = d::KERNEL.help_of_flag(), help_heading = "Machine")]
     pub kernel: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
-    pub image: Option<PathBuf>,
+    #[arg(long, value_name = "IMAGE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
+    pub image: Option<ImageSource>,
+    #[arg(short, long = "package", value_name = "NAME", help = d::PACKAGES.help_of_flag(), value_delimiter = ',', num_args = 1.., help_heading = "Machine")]
+    pub packages: Vec<Package>,
 }
 
 fn found<T>(value: T) -> Found<T> {
@@ -129,7 +132,11 @@ impl MachineArguments {
                     named => named,
                 })
             }),
-            image: self.image.as_ref().map(|path| found(directory.join(path))),
+            image: self.image.clone().map(|source| {
+                let absolute = source.try_map_path(|path| Ok::<_, std::convert::Infallible>(directory.join(path)));
+                found(absolute.unwrap_or_default())
+            }),
+            packages: self.packages.iter().cloned().map(found).collect(),
             ..Layer::default()
         }
     }

@@ -83,8 +83,12 @@ pub fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
         },
         kernel_digest: String::new(),
         initramfs: PathBuf::from("INITRAMFS"),
-        root: spec.image.clone().unwrap_or_else(|| PathBuf::from("ROOT")),
+        root: match &spec.image {
+            Some(ImageSource::Erofs(path)) => path.clone(),
+            _ => PathBuf::from("ROOT"),
+        },
         root_digest: String::new(),
+        layers: Vec::new(),
         scratch: PathBuf::from("SCRATCH"),
     }
 }
@@ -94,11 +98,12 @@ fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifac
     let cache = Cache::open(&paths.cache)?;
     let progress = ProgressReporter::new(printer);
     let kernel_source = super::kernel::source(&cache, spec.kernel.as_ref(), printer)?;
-    let image_source = spec.image.clone().map_or(ImageSource::Default, ImageSource::File);
+    let image_source = spec.image.clone().unwrap_or_default();
     let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
     printer.detail(&super::kernel::describe(&kernel, &kernel_source));
     let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
     let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
+    let layers = viv_image::ensure_layers(&cache, &root, &spec.packages, &progress)?;
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
     Ok(Artifacts {
         kernel: kernel.vmlinux,
@@ -106,6 +111,7 @@ fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifac
         initramfs,
         root: root.path,
         root_digest: root.digest,
+        layers: layers.into_iter().map(|layer| layer.path).collect(),
         scratch,
     })
 }

@@ -137,8 +137,12 @@ settings! {
         default: "the one chosen with `viv kernel use`, else Debian's", example: "\"/srv/vmlinux\"", project: ProjectRule::BeneathWorkspace,
     };
     IMAGE = Setting {
-        key: "image", flag: "--image", help: "Another root file system: an EROFS image",
+        key: "image", flag: "--image", help: "Another root file system: oci:REFERENCE, oci-archive:FILE, docker-daemon:REFERENCE, dir:PATH, tar:FILE or erofs:FILE",
         default: "Debian trixie with development tools", example: "\"/srv/root.erofs\"", project: ProjectRule::BeneathWorkspace,
+    };
+    PACKAGES = Setting {
+        key: "packages", flag: "--package", help: "Packages to have inside: NAME of the image's own manager (apt in Debian), npm:NAME, pip:NAME, cargo:NAME or nix:NAME, each with @VERSION if need be",
+        default: "none", example: "[\"ripgrep\", \"npm:prettier\"]", project: ProjectRule::Allowed,
     };
     TEMPLATE = Setting {
         key: "template", flag: "--template", help: "Start from a template: auto (a missing one is made in the background), use (if there is one), or never",

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use viv_image::{ImageSource, Package};
 use viv_sandbox::KernelChoice;
 
 use super::definitions::{self, ProjectRule, Setting};
@@ -195,7 +196,19 @@ impl Reader<'_> {
                 let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
                 layer.kernel = Some(self.found(choice.try_map_file(resolve)?));
             }
-            "image" => layer.image = Some(self.found(self.path_value(setting, value)?)),
+            "image" => {
+                let source =
+                    self.text(setting, value, |text| text.parse::<ImageSource>().map_err(|error| error.to_string()))?;
+                let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
+                layer.image = Some(self.found(source.try_map_path(resolve)?));
+            }
+            "packages" => {
+                for value in self.array(setting, value)? {
+                    let package =
+                        self.text(setting, value, |text| text.parse::<Package>().map_err(|error| error.to_string()))?;
+                    layer.packages.push(self.found(package));
+                }
+            }
             "env" => {
                 for (name, value) in self.table(setting, value)? {
                     let known = values::parse_environment_name(name.get_ref())

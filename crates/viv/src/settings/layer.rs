@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use viv_image::{ImageSource, Package};
 use viv_net::gateway::{Budget, Credential};
 use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice};
 
@@ -92,8 +93,10 @@ pub struct Layer {
     pub accel: Option<Found<AccelChoice>>,
     /// Kernel, absolute.
     pub kernel: Option<Found<KernelChoice>>,
-    /// Root image, absolute.
-    pub image: Option<Found<PathBuf>>,
+    /// Root image, its path absolute.
+    pub image: Option<Found<ImageSource>>,
+    /// Packages over it, the weakest first.
+    pub packages: Vec<Found<Package>>,
     /// What to do with templates.
     pub template: Option<Found<TemplateUse>>,
     /// Machines kept ready.
@@ -154,6 +157,7 @@ impl Layer {
             accel: self.accel.or(weaker.accel),
             kernel: self.kernel.or(weaker.kernel),
             image: self.image.or(weaker.image),
+            packages: weaker.packages.into_iter().chain(self.packages).collect(),
             template: self.template.or(weaker.template),
             spares: self.spares.or(weaker.spares),
             name: self.name.or(weaker.name),
