@@ -36,7 +36,10 @@ fn replaced_and_removed() {
     assert_eq!(stacked(&[&lower(), &[file("d/a", "2")]]), "d/ d/a=2 d/b=1 d/e/ d/e/f=1 x=1");
     assert_eq!(stacked(&[&lower(), &[file("d/.wh.a", ""), file(".wh.x", "")]]), "d/ d/b=1 d/e/ d/e/f=1");
     assert_eq!(stacked(&[&lower(), &[file(".wh.d", "")]]), "x=1");
-    assert_eq!(stacked(&[&lower(), &[file(".wh.nothing", ""), file("no/.wh.thing", "")]]), "d/ d/a=1 d/b=1 d/e/ d/e/f=1 x=1");
+    assert_eq!(
+        stacked(&[&lower(), &[file(".wh.nothing", ""), file("no/.wh.thing", "")]]),
+        "d/ d/a=1 d/b=1 d/e/ d/e/f=1 x=1"
+    );
     assert_eq!(stacked(&[&lower(), &[file(".wh.d", "")], &[file("d/new", "3")]]), "d/ d/new=3 x=1");
     // Not of an image: names like others.
     let plain = image(&[&archive(&[file(".wh.a", "")])], Whiteouts::None).unwrap();
@@ -103,7 +106,8 @@ fn below_a_symbolic_link() {
     assert_eq!(stacked(&[&base, &[file("usr/bin/tool", "")], &whiteout]), "abs->/usr bin->usr/bin usr/ usr/bin/");
     // The link itself is replaced, not what it leads to.
     assert_eq!(stacked(&[&base, &[file("bin", "2")]]), "abs->/usr bin=2 usr/ usr/bin/");
-    let (kind, message) = refusal(&[&archive(&[symlink("a", "b"), symlink("b", "a"), file("a/x", "")])], Whiteouts::Resolve);
+    let (kind, message) =
+        refusal(&[&archive(&[symlink("a", "b"), symlink("b", "a"), file("a/x", "")])], Whiteouts::Resolve);
     assert_eq!((kind, message.as_str()), (ErrorKind::UnsafeArchive, "`a` leads through too many symbolic links"));
 }
 
@@ -126,8 +130,9 @@ fn records_of_aufs_mean_nothing() {
 
 #[test]
 fn thirty_layers() {
-    let layers: Vec<Vec<Entry>> =
-        (0..30).map(|n| vec![file("same", n.to_string()), file(format!("own{n}"), ""), file(format!(".wh.own{}", n - 1), "")]).collect();
+    let layers: Vec<Vec<Entry>> = (0..30)
+        .map(|n| vec![file("same", n.to_string()), file(format!("own{n}"), ""), file(format!(".wh.own{}", n - 1), "")])
+        .collect();
     let layers: Vec<&[Entry]> = layers.iter().map(Vec::as_slice).collect();
     assert_eq!(stacked(&layers), "own29= same=29");
 }

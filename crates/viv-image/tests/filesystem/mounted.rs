@@ -141,7 +141,9 @@ fn archives_of_gnu_tar_and_a_directory() {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let at = |name: &str| directory.path().join(name);
     make_tree(&at("tree"));
-    for (name, options) in [("pax", vec!["--format=pax", "--xattrs", "--xattrs-include=*"]), ("gnu", vec!["--format=gnu"])] {
+    for (name, options) in
+        [("pax", vec!["--format=pax", "--xattrs", "--xattrs-include=*"]), ("gnu", vec!["--format=gnu"])]
+    {
         let (archive, image) = (at(&format!("{name}.tar")), at(&format!("{name}.erofs")));
         run(tool("tar").args(&options).arg("-cf").arg(&archive).arg("-C").arg(at("tree")).arg("."));
         import(&[&archive], Whiteouts::None, &image);
@@ -177,7 +179,12 @@ fn layers_as_umoci_unpacks_them() {
     umoci(&["init", "--layout", layout.to_str().unwrap()]);
     umoci(&["new", "--image", &image]);
     make_tree(&at("tree"));
-    run(tool("tar").args(["--format=pax", "--xattrs", "--xattrs-include=*", "-cf"]).arg(at("1.tar")).arg("-C").arg(at("tree")).arg("."));
+    run(tool("tar")
+        .args(["--format=pax", "--xattrs", "--xattrs-include=*", "-cf"])
+        .arg(at("1.tar"))
+        .arg("-C")
+        .arg(at("tree"))
+        .arg("."));
     let upper = at("upper");
     let layers: [&str; 2] = [
         "mkdir -p etc many usr/lib; : >.wh.empty; : >etc/.wh.passwd; printf new >etc/new; : >many/.wh..wh..opq; printf 1 >many/1

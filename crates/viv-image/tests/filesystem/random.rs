@@ -9,7 +9,13 @@ use super::{erofs, image_of, support};
 
 /// Few names, so that entries meet.
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    let short = proptest::sample::select(vec![b"a".to_vec(), b"b".to_vec(), b".wh.a".to_vec(), b"\xff".to_vec(), b"-".to_vec()]);
+    let short = proptest::sample::select(vec![
+        b"a".to_vec(),
+        b"b".to_vec(),
+        b".wh.a".to_vec(),
+        b"\xff".to_vec(),
+        b"-".to_vec(),
+    ]);
     prop_oneof![4 => short, 1 => proptest::collection::vec(1_u8..=255, 1..256).prop_map(|mut name| {
         name.iter_mut().for_each(|byte| if matches!(byte, b'/' | b'.') { *byte = b'_' });
         name
@@ -33,7 +39,8 @@ fn member() -> impl Strategy<Value = Entry> {
         1 => path().prop_map(|target| hard_link("", target)),
         1 => Just(tars::entry(b'6', "")),
     ];
-    let attributes = proptest::collection::btree_map("user\\.[a-z]{1,20}", proptest::collection::vec(any::<u8>(), 0..300), 0..3);
+    let attributes =
+        proptest::collection::btree_map("user\\.[a-z]{1,20}", proptest::collection::vec(any::<u8>(), 0..300), 0..3);
     let owner = prop_oneof![0..100_000_u64, 0..u64::from(u32::MAX)];
     let modified = (-1_000_000_000_i64..5_000_000_000, 0..1_000_000_000_u32);
     (path(), body, 0..0o10000_u64, owner.clone(), owner, modified, attributes).prop_map(
@@ -51,7 +58,8 @@ fn sensible(entries: Vec<Entry>) -> Vec<Entry> {
     let mut order = Vec::new();
     for mut entry in entries {
         let parts: Vec<&[u8]> = entry.path.split(|byte| *byte == b'/').collect();
-        let blocked = (1..parts.len()).any(|end| kept.get(&parts[..end].join(&b'/')).is_some_and(|above| above.kind != b'5'));
+        let blocked =
+            (1..parts.len()).any(|end| kept.get(&parts[..end].join(&b'/')).is_some_and(|above| above.kind != b'5'));
         let below = [entry.path.as_slice(), b"/"].concat();
         if blocked || kept.contains_key(&entry.path) || kept.keys().any(|path| path.starts_with(&below)) {
             continue;

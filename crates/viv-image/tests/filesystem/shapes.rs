@@ -48,7 +48,8 @@ fn kinds_modes_owners_and_times() {
 #[test]
 fn sizes_around_every_border() {
     let content = |size: usize| -> Vec<u8> { (0..size).map(|n| (n / 7 + size) as u8).collect() };
-    let sizes = [0, 1, 511, 512, 513, 2000, 4031, 4032, 4033, 4095, 4096, 4097, 8127, 8128, 8129, 8192, 1_048_576, 3_000_001];
+    let sizes =
+        [0, 1, 511, 512, 513, 2000, 4031, 4032, 4033, 4095, 4096, 4097, 8127, 8128, 8129, 8192, 1_048_576, 3_000_001];
     let entries: Vec<_> = sizes.iter().map(|size| file(size.to_string(), content(*size))).collect();
     let found = erofs::read_texts(&image_of(&entries));
     for size in sizes {
@@ -137,7 +138,10 @@ fn a_file_larger_than_four_gibibytes() {
     let opened = std::fs::File::open(&path).unwrap();
     let mut inodes = vec![0; 4096];
     opened.read_exact_at(&mut inodes, size - 4096).unwrap();
-    assert!(memchr::memmem::find(&inodes, b"last!").is_some() && memchr::memmem::find(&inodes, &SIZE.to_le_bytes()).is_some());
+    assert!(
+        memchr::memmem::find(&inodes, b"last!").is_some()
+            && memchr::memmem::find(&inodes, &SIZE.to_le_bytes()).is_some()
+    );
 }
 
 #[test]

@@ -85,10 +85,14 @@ fn more_than_the_limits() {
         over(&attribute, Limits { attributes: 5, ..all() }),
         "there are more bytes of extended attributes than there may be"
     );
-    assert_eq!(over(&[file("a", [0; 5000])], Limits { bytes: 5000, ..all() }), "the archive holds more bytes than it may");
+    assert_eq!(
+        over(&[file("a", [0; 5000])], Limits { bytes: 5000, ..all() }),
+        "the archive holds more bytes than it may"
+    );
     assert!(over(&[file("n".repeat(256), "")], all()).ends_with("is longer than 255 bytes"));
     assert!(over(&[file("n/".repeat(2049), "")], all()).ends_with("is longer than 4096 bytes"));
-    let deep = [directory("d/".repeat(2000)), symlink("s", "d/".repeat(1000)), file(format!("s/{}x", "d/".repeat(1048)), "")];
+    let deep =
+        [directory("d/".repeat(2000)), symlink("s", "d/".repeat(1000)), file(format!("s/{}x", "d/".repeat(1048)), "")];
     assert!(over(&deep, all()).ends_with("is too deep"));
     let large = [file("a", "").attribute("user.a", &vec![0; 65_536])];
     assert_eq!(over(&large, all()), "`a` has an extended attribute that is too large: `user.a`");
