@@ -158,7 +158,7 @@ pub fn is_valid_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
 }
 
-/// Root's line where an image has none.
+/// Root's home directory where an image has no root.
 pub const ROOT_HOME: &str = "/root";
 
 /// Whether there is anyone with root's id.
