@@ -42,6 +42,7 @@ pub fn run_with(
     let paths = Paths::from_environment()?;
     let asked = arguments.layer(&host.directory);
     let mut resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    resolved.entrypoint = arguments.entrypoint.as_ref().map(|entrypoint| entrypoint.0.clone());
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
     let Network { spec, keys, withheld, warnings } =
         network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
@@ -52,27 +53,30 @@ pub fn run_with(
         return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }
     viv_sandbox::check_network(&resolved.sandbox.network)?;
-    let Resolved { sandbox, mut exec, network, timeout, warnings, .. } = resolved;
-    for warning in &warnings {
+    let Resolved { exec, network, warnings, .. } = &mut resolved;
+    for warning in &*warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
     let secrets = secrets::read(&network.secrets, &host.variables)?;
     for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
         exec.env.insert(secret.name.clone(), secret.value.clone());
     }
-    let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|plan| {
+    let ran = prepare::plan(&mut resolved, &paths, printer, &mut clock).and_then(|plan| {
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };
-        let program = Program { exec, secrets, deploy_key: arguments.network.deploy_key, timeout, began };
+        let Resolved { exec, timeout, .. } = &resolved;
+        let deploy_key = arguments.network.deploy_key;
+        let program = Program { exec: exec.clone(), secrets, deploy_key, timeout: *timeout, began };
         block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
     let Ran { exit_code, signal, timed_out, timings } = ran?;
-    printer.event(&JsonEvent::Result { id: &sandbox.id, exit_code, signal, timed_out, timings });
-    Ok((exit_code, sandbox.id))
+    let id = resolved.sandbox.id;
+    printer.event(&JsonEvent::Result { id: &id, exit_code, signal, timed_out, timings });
+    Ok((exit_code, id))
 }
 
 /// What is run in a sandbox.
