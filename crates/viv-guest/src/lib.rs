@@ -38,6 +38,7 @@ pub mod status;
 mod sys;
 mod trace;
 mod vsock;
+mod writable;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -41,6 +41,7 @@ mod error;
 mod initramfs;
 mod kernel;
 mod modules;
+pub mod nix;
 mod output;
 mod own_kernel;
 mod packages;
