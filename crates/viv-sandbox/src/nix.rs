@@ -1,14 +1,25 @@
 //! What a sandbox has of the host's nix, as shares.
 
-use viv_image::nix::{DIRECTORY, STORE};
+use viv_image::nix::{DIRECTORY, Roots, STORE};
 use viv_proto::message::{Share, ShareKind};
 use viv_shares::ShareSpec;
 
-use crate::SandboxSpec;
+use crate::{Error, ErrorKind, Result, SandboxSpec};
 
 /// The entry of the store on the virtiofs device, and of what was noted about it.
 const STORE_ENTRY: &str = "nix-store";
 const NOTES_ENTRY: &str = "nix";
+
+/// Keeps the host's garbage collector from what the sandbox has of the store, as long as the value lives.
+///
+/// # Errors
+/// [`ErrorKind::StateDirectory`] if it was given up already.
+pub(crate) fn hold(spec: &SandboxSpec) -> Result<Option<Roots>> {
+    let environment = spec.nix.as_ref().and_then(|nix| nix.environment.as_ref());
+    environment.map(|environment| Roots::join(&environment.directory)).transpose().map_err(|error| {
+        Error::new(ErrorKind::StateDirectory, "what nix provides may be removed at any time").source(error)
+    })
+}
 
 /// The shares of a sandbox that has something of nix, on both sides: the store, which programs may write over, and
 /// the directory that says what is in it.

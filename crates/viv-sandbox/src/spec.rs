@@ -141,7 +141,7 @@ pub struct SandboxSpec {
     /// What is installed over it.
     pub packages: Vec<Package>,
     /// What it has of the host's nix.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nix: Option<NixSpec>,
     /// The directory to work in, at the same path inside and out.
     pub workspace: PathBuf,

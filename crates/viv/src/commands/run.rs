@@ -8,7 +8,7 @@ use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbo
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
-use super::{Limits, block_on, conclude, ending_signal, prepare};
+use super::{Limits, block_on, conclude, ending_signal, nix, prepare};
 use crate::cli::RunArguments;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, Failure};
@@ -60,7 +60,9 @@ pub fn run_with(
     for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
         exec.env.insert(secret.name.clone(), secret.value.clone());
     }
-    let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|plan| {
+    // What nix provided is to stay until the sandbox is gone.
+    let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|(plan, _roots)| {
+        nix::enter(&plan.spec, &mut exec);
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };
