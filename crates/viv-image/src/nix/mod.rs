@@ -31,6 +31,8 @@ use crate::progress::{NoProgress, Progress};
 
 pub use roots::Roots;
 
+use run::Programs;
+
 /// The store, on the host and inside.
 pub const STORE: &str = "/nix/store";
 
@@ -66,6 +68,8 @@ pub struct Request {
     pub whole_store: bool,
     /// Whether the image has a nix of its own.
     pub image_has_nix: bool,
+    /// Directories that a guest may write: no program is taken from there, whatever PATH says.
+    pub untrusted: Vec<PathBuf>,
 }
 
 /// What came of it: everything a sandbox needs to be told.
@@ -130,53 +134,37 @@ pub fn attributes(packages: &[Package]) -> Vec<String> {
 /// - [`ErrorKind::BadReference`] for a flake that would be taken for an option.
 /// - [`ErrorKind::Build`] with what nix had to say if it fails, or has a store of another name than [`STORE`].
 pub fn resolve(request: &Request, roots: &Roots, progress: &dyn Progress) -> Result<NixEnvironment> {
+    let nix = Programs { untrusted: &request.untrusted };
     let link = |name: &str| roots.path().join(name);
-    let mut wanted = Vec::new();
-    let mut shell = shell::Shell::default();
+    let mut packages = Vec::new();
     if !request.attributes.is_empty() {
-        wanted = build(&request.attributes, &link("packages"), progress)?;
+        packages = build(&nix, &request.attributes, &link("packages"), progress)?;
     }
-    let mut path: Vec<String> = Vec::new();
-    let place = |first: &str| find_store(Some(first));
-    let mut store = None;
-    for output in &wanted {
-        let name = store::names(std::slice::from_ref(output))?.concat();
-        let place = match &store {
-            Some(place) => place,
-            None => store.insert(place(&name)?),
-        };
-        path.extend(
-            ["bin", "sbin"]
-                .into_iter()
-                .filter(|bin| place.join(&name).join(bin).is_dir())
-                .map(|bin| format!("{output}/{bin}")),
-        );
-    }
+    let mut wanted = packages.clone();
+    let mut shell = shell::Shell::default();
     if let Some(flake) = &request.flake {
         let profile = link("shell");
-        shell = develop(flake, &profile, progress)?;
+        shell = develop(&nix, flake, &profile, progress)?;
         wanted.push(generation(&profile)?);
-        path.append(&mut shell.path);
     }
-    let closure = if wanted.is_empty() {
-        Vec::new()
-    } else {
-        run::run(&plan::closure(&wanted), "its closure", &NoProgress)?.lines()?
-    };
+    let mut closure = Vec::new();
+    if !wanted.is_empty() {
+        closure = nix.run(&plan::closure(&wanted), "its closure", &NoProgress)?.lines()?;
+    }
     let mut names = store::names(&closure)?;
-    let store = match store {
-        Some(store) => store,
-        None => find_store(names.first().map(String::as_str))?,
-    };
+    let store = find_store(&nix, names.first().map(String::as_str))?;
+    let is_directory = |path: &String| in_store(&store, path).is_some_and(|path| path.is_dir());
+    let bins = packages.iter().flat_map(|package| ["bin", "sbin"].map(|bin| format!("{package}/{bin}")));
+    let path: Vec<String> = bins.filter(is_directory).chain(shell.path).collect();
     let registered: &[String] = if request.whole_store { &[] } else { &closure };
-    let registration = run::run(&plan::registration(registered), "what it knows of its store", &NoProgress)?.check()?;
+    let registration = nix.run(&plan::registration(registered), "what it knows of its store", &NoProgress)?.check()?;
     let write = |name: &str, content: &[u8]| {
         let path = link(NOTES).join(name);
         fs::write(&path, content).map_err(io_error("write", &path))
     };
     write(REGISTRATION, &registration)?;
-    let has_nix = request.image_has_nix || path.iter().any(|bin| has(&store, bin, "nix-store"));
-    let interpreter = (shell.script.is_some() || has_nix).then(|| match shell.script {
+    let nix_inside = request.image_has_nix || path.iter().any(|bin| has_nix(&store, bin));
+    let interpreter = (shell.script.is_some() || nix_inside).then(|| match shell.script {
         Some(_) => shell.bash.clone(),
         None => "sh".to_owned(),
     });
@@ -196,10 +184,15 @@ pub fn resolve(request: &Request, roots: &Roots, progress: &dyn Progress) -> Res
     })
 }
 
-/// Whether a directory of PATH has a program; `store` is where the host has the store.
-fn has(store: &Path, directory: &str, program: &str) -> bool {
-    let in_store = Path::new(directory).strip_prefix(STORE).ok();
-    in_store.is_some_and(|directory| store.join(directory).join(program).symlink_metadata().is_ok())
+/// Where the host has what is at a path of the store.
+fn in_store(store: &Path, path: &str) -> Option<PathBuf> {
+    let below = Path::new(path).strip_prefix(STORE).ok()?;
+    Some(store::follow(store, store.join(below)))
+}
+
+/// Whether a directory of PATH has a nix.
+fn has_nix(store: &Path, directory: &str) -> bool {
+    in_store(store, directory).is_some_and(|directory| directory.join("nix-store").symlink_metadata().is_ok())
 }
 
 /// The script that goes before a program: a nix inside learns what is in its store, the hook runs, and then the
@@ -216,16 +209,16 @@ fn enter(script: Option<&str>) -> String {
     }
 }
 
-fn build(attributes: &[String], link: &Path, progress: &dyn Progress) -> Result<Vec<String>> {
+fn build(nix: &Programs<'_>, attributes: &[String], link: &Path, progress: &dyn Progress) -> Result<Vec<String>> {
     let what = format!("nix:{}", attributes.join(", nix:"));
-    let built = run::run(&plan::build(attributes, link), &what, progress)?;
+    let built = nix.run(&plan::build(attributes, link), &what, progress)?;
     if built.success {
         return built.lines();
     }
     let tail = built.tail.clone();
     let missing = attributes.iter().find(|attribute| is_missing(&tail, attribute));
     Err(match missing {
-        Some(attribute) => no_such_package(attribute, built.error()),
+        Some(attribute) => no_such_package(nix, attribute, built.error()),
         None if tail.contains("flake:nixpkgs") || tail.contains("getFlake") => built
             .error()
             .hint("nix has no package set here: add a channel named nixpkgs, or set NIX_PATH=nixpkgs=DIRECTORY"),
@@ -243,8 +236,9 @@ fn is_missing(tail: &str, attribute: &str) -> bool {
     })
 }
 
-fn no_such_package(attribute: &str, error: Error) -> Error {
-    let names: Vec<String> = run::ask(&plan::siblings(attribute), SUGGESTION_TIME)
+fn no_such_package(nix: &Programs<'_>, attribute: &str, error: Error) -> Error {
+    let names: Vec<String> = nix
+        .ask(&plan::siblings(attribute), SUGGESTION_TIME)
         .and_then(|printed| serde_json::from_slice(&printed).ok())
         .unwrap_or_default();
     let missing = Error::new(ErrorKind::NoSuchPackage, format!("nix knows no package `{attribute}`")).source(error);
@@ -269,13 +263,13 @@ fn nearest(attribute: &str, names: &[String]) -> Vec<String> {
         .collect()
 }
 
-fn develop(flake: &str, profile: &Path, progress: &dyn Progress) -> Result<shell::Shell> {
+fn develop(nix: &Programs<'_>, flake: &str, profile: &Path, progress: &dyn Progress) -> Result<shell::Shell> {
     if flake.is_empty() || flake.starts_with('-') {
         return Err(Error::new(ErrorKind::BadReference, format!("`{}` names no flake", flake.escape_debug()))
             .hint("give a directory such as `.`, or another reference, and #SHELL after it for a certain one"));
     }
     let what = format!("the shell of {flake}");
-    shell::parse(&run::run(&plan::shell(flake, profile), &what, progress)?.check()?)
+    shell::parse(&nix.run(&plan::shell(flake, profile), &what, progress)?.check()?)
 }
 
 /// What a profile that was just made stands for: it points at its only generation, which points into the store.
@@ -286,10 +280,10 @@ fn generation(profile: &Path) -> Result<String> {
 }
 
 /// Where the host has the store: there, `name` is to be found.
-fn find_store(name: Option<&str>) -> Result<PathBuf> {
+fn find_store(nix: &Programs<'_>, name: Option<&str>) -> Result<PathBuf> {
     let places = store::places(|name| std::env::var_os(name));
     let settings = || {
-        let named = plan::settings().iter().find_map(|command| run::ask(command, SUGGESTION_TIME));
+        let named = plan::settings().iter().find_map(|command| nix.ask(command, SUGGESTION_TIME));
         named.and_then(|json| store::place_of_settings(&json))
     };
     store::find(&places, name)
@@ -352,7 +346,10 @@ mod tests {
     fn a_flake_is_no_option() {
         let profile = Path::new("/nowhere");
         for bad in ["", "--impure"] {
-            assert_eq!(*develop(bad, profile, &NoProgress).unwrap_err().kind(), ErrorKind::BadReference);
+            assert_eq!(
+                *develop(&Programs { untrusted: &[] }, bad, profile, &NoProgress).unwrap_err().kind(),
+                ErrorKind::BadReference
+            );
         }
     }
 }

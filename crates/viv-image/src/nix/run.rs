@@ -1,8 +1,7 @@
 //! Runs the user's nix as the user would: with the user's environment, found on the user's PATH.
 
-use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -49,81 +48,95 @@ impl Ended {
     }
 }
 
-/// Finds a program of nix on the user's PATH.
-pub(super) fn find(program: &str, path: Option<&OsStr>) -> Option<PathBuf> {
-    let executable = |file: &PathBuf| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
-    std::env::split_paths(path?).map(|directory| directory.join(program)).find(executable)
+/// The programs of nix on the user's PATH.
+pub(super) struct Programs<'a> {
+    /// Directories that no program is taken from: a guest could have put it there.
+    pub(super) untrusted: &'a [PathBuf],
 }
 
-/// Runs a command to its end. What it says on the way goes to `progress`, from its first line on: nix is silent when
-/// there is nothing to fetch or build.
-pub(super) fn run(command: &Command, what: &str, progress: &dyn Progress) -> Result<Ended> {
-    let program = program(command)?;
-    let failed = || io_error("run", &program);
-    let mut child = start(command, &program).map_err(failed())?;
-    let output = child.stdout.take();
-    let reading = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        output.map_or(Ok(0), |output| output.take(MOST_BYTES).read_to_end(&mut bytes)).map(|_| bytes)
-    });
-    let mut tail = std::collections::VecDeque::new();
-    let mut begun = false;
-    let heard = each_line(child.stderr.take(), |line| {
-        if !begun {
-            begun = true;
-            progress.event(ProgressEvent::Started { what: what.to_owned() });
+impl Programs<'_> {
+    /// Runs a command to its end. What it says on the way goes to `progress`, from its first line on: nix is silent when
+    /// there is nothing to fetch or build.
+    pub(super) fn run(&self, command: &Command, what: &str, progress: &dyn Progress) -> Result<Ended> {
+        let program = self.find(command)?;
+        let failed = || io_error("run", &program);
+        let mut child = start(command, &program).map_err(failed())?;
+        let output = child.stdout.take();
+        let reading = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            output.map_or(Ok(0), |output| output.take(MOST_BYTES).read_to_end(&mut bytes)).map(|_| bytes)
+        });
+        let mut tail = std::collections::VecDeque::new();
+        let mut begun = false;
+        let heard = each_line(child.stderr.take(), |line| {
+            if !begun {
+                begun = true;
+                progress.event(ProgressEvent::Started { what: what.to_owned() });
+            }
+            progress.event(ProgressEvent::Step { message: line.to_owned() });
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(line.to_owned());
+        });
+        let output = reading.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        let status = child.wait().and_then(|status| heard.map(|()| status)).map_err(failed())?;
+        let output = output.map_err(failed())?;
+        if output.len() as u64 == MOST_BYTES {
+            return Err(Error::new(
+                ErrorKind::Build,
+                format!("{} printed more than {} MiB", command.program, MOST_BYTES >> 20),
+            ));
         }
-        progress.event(ProgressEvent::Step { message: line.to_owned() });
-        if tail.len() == TAIL_LINES {
-            tail.pop_front();
+        if begun && status.success() {
+            progress.event(ProgressEvent::Finished);
         }
-        tail.push_back(line.to_owned());
-    });
-    let output = reading.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-    let status = child.wait().and_then(|status| heard.map(|()| status)).map_err(failed())?;
-    let output = output.map_err(failed())?;
-    if output.len() as u64 == MOST_BYTES {
-        return Err(Error::new(
-            ErrorKind::Build,
-            format!("{} printed more than {} MiB", command.program, MOST_BYTES >> 20),
-        ));
+        Ok(Ended { success: status.success(), output, tail: Vec::from(tail).join("\n"), what: what.to_owned() })
     }
-    if begun && status.success() {
-        progress.event(ProgressEvent::Finished);
-    }
-    Ok(Ended { success: status.success(), output, tail: Vec::from(tail).join("\n"), what: what.to_owned() })
-}
 
-/// What a command printed if it succeeded within `time`. It is killed then.
-pub(super) fn ask(command: &Command, time: Duration) -> Option<Vec<u8>> {
-    let mut child = start(command, &program(command).ok()?).ok()?;
-    let (output, errors) = (child.stdout.take()?, child.stderr.take()?);
-    let (told, answer) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let read = output.take(MOST_BYTES).read_to_end(&mut bytes).map(|_| bytes);
-        // Nobody listens once the time is up.
-        let _ = told.send(read);
-    });
-    std::thread::spawn(move || io::copy(&mut { errors }, &mut io::sink()));
-    let read = answer.recv_timeout(time);
-    if read.is_err() {
-        // It may have ended just now.
-        let _ = child.kill();
+    /// What a command printed if it succeeded within `time`. It is killed then.
+    pub(super) fn ask(&self, command: &Command, time: Duration) -> Option<Vec<u8>> {
+        let mut child = start(command, &self.find(command).ok()?).ok()?;
+        let (output, errors) = (child.stdout.take()?, child.stderr.take()?);
+        let (told, answer) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let read = output.take(MOST_BYTES).read_to_end(&mut bytes).map(|_| bytes);
+            // Nobody listens once the time is up.
+            let _ = told.send(read);
+        });
+        std::thread::spawn(move || io::copy(&mut { errors }, &mut io::sink()));
+        let read = answer.recv_timeout(time);
+        if read.is_err() {
+            // It may have ended just now.
+            let _ = child.kill();
+        }
+        let status = child.wait().ok()?;
+        read.ok()?.ok().filter(|_| status.success())
     }
-    let status = child.wait().ok()?;
-    read.ok()?.ok().filter(|_| status.success())
-}
 
-fn program(command: &Command) -> Result<PathBuf> {
-    find(command.program, std::env::var_os("PATH").as_deref()).ok_or_else(|| {
-        Error::new(ErrorKind::MissingTool, format!("nix is not installed: there is no {} on the PATH", command.program))
+    fn find(&self, command: &Command) -> Result<PathBuf> {
+        let executable =
+            |file: &PathBuf| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
+        // As it is called and as it is: PATH may reach a directory of the guest through a link.
+        let trusted = |file: &PathBuf| {
+            let real = file.canonicalize().unwrap_or_default();
+            file.is_absolute() && !self.untrusted.iter().any(|place| file.starts_with(place) || real.starts_with(place))
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut files = std::env::split_paths(&path).map(|directory| directory.join(command.program));
+        files.find(|file| executable(file) && trusted(file)).ok_or_else(|| {
+            Error::new(
+                ErrorKind::MissingTool,
+                format!("nix is not installed: there is no {} on the PATH", command.program),
+            )
             .hint("apt install nix-bin nix-setup-systemd, or the nix of your distribution; then start a new session")
             .hint("or name packages of the image's own manager, without `nix:`")
-    })
+        })
+    }
 }
 
-fn start(command: &Command, program: &PathBuf) -> io::Result<process::Child> {
+fn start(command: &Command, program: &Path) -> io::Result<process::Child> {
     let mut started = process::Command::new(program);
     started.args(&command.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     sys::tie(&mut started, &[])?;
@@ -173,10 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn no_program_of_a_guest_is_run() {
+        let sh = Command { program: "sh", arguments: Vec::new() };
+        let path = Programs { untrusted: &[] }.find(&sh).unwrap();
+        let places: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect();
+        assert!(places.iter().any(|place| path.starts_with(place)));
+        assert_eq!(*Programs { untrusted: &places }.find(&sh).unwrap_err().kind(), ErrorKind::MissingTool);
+    }
+
+    #[test]
     fn a_command_that_takes_too_long_is_given_up() {
+        let nix = Programs { untrusted: &[] };
         let sleep = Command { program: "sleep", arguments: vec!["1000".to_owned()] };
-        assert_eq!(ask(&sleep, Duration::ZERO), None);
+        assert_eq!(nix.ask(&sleep, Duration::ZERO), None);
         let say = Command { program: "sh", arguments: vec!["-c".to_owned(), "echo said; echo more >&2".to_owned()] };
-        assert_eq!(ask(&say, Duration::from_secs(100)).as_deref(), Some(b"said\n".as_slice()));
+        assert_eq!(nix.ask(&say, Duration::from_secs(100)).as_deref(), Some(b"said\n".as_slice()));
     }
 }

@@ -74,6 +74,20 @@ fn root_of(store: &str) -> Option<PathBuf> {
     root.or(Some(path)).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
+/// What a path in the store at `place` stands for if it is a link: links are made for a store that has its own name.
+pub(super) fn follow(place: &Path, mut path: PathBuf) -> PathBuf {
+    /// As many links as packages have at most on the way to a directory of programs.
+    const MOST_LINKS: usize = 8;
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = path.read_link() else { break };
+        path = match target.strip_prefix(STORE) {
+            Ok(rest) => place.join(rest),
+            Err(_) => path.with_file_name(target),
+        };
+    }
+    path
+}
+
 /// The first of `places` that has what `name` names.
 pub(super) fn find(places: &[PathBuf], name: Option<&str>) -> Option<PathBuf> {
     let has = |place: &&PathBuf| match name {

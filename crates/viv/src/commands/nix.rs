@@ -33,6 +33,10 @@ pub fn resolve(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(
         flake: wanted.flake.clone(),
         whole_store: wanted.whole_store,
         image_has_nix: spec.packages.iter().any(of_image),
+        untrusted: std::iter::once(&spec.workspace)
+            .chain(spec.mounts.iter().filter(|mount| !mount.read_only).map(|mount| &mount.source))
+            .cloned()
+            .collect(),
     };
     let roots = Roots::create(&paths.state, &spec.id)?;
     let environment = nix::resolve(&request, &roots, &ProgressReporter::new(printer))?;
