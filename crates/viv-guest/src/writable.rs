@@ -43,7 +43,8 @@ fn overlay(share: &Path, entry: &str, destination: &Path, user: &User) -> Result
     }
     // Who owns the upper layer's root owns that of both.
     chown(&upper, Some(user.uid), Some(user.gid)).context(|| format!("cannot give away {}", upper.display()))?;
-    let layers = format!("lowerdir={},upperdir={},workdir={}", share.display(), upper.display(), work.display());
+    // The dot makes the kernel mount what virtiofs announces as a file system of its own, which overlayfs does not do.
+    let layers = format!("lowerdir={}/.,upperdir={},workdir={}", share.display(), upper.display(), work.display());
     let wanted = format!("{layers},redirect_dir=on,metacopy=on,index=off,volatile");
     let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV;
     let destination = &destination.to_string_lossy();

@@ -87,7 +87,7 @@ impl Nix {
 
     /// Makes the package `nix` of the host's.
     fn with_nix_inside(self) -> Self {
-        for name in ["nix-store", "nix-build"] {
+        for name in ["nix-store", "nix-build", "build-remote"] {
             self.program(&format!("packages/nix/bin/{name}"), LAUNCHER);
         }
         let tree = self.host.path("home/packages/nix");
@@ -207,7 +207,8 @@ fn nix_itself_knows_the_store_inside_and_builds_over_it() {
                 args = [ \"-c\" \"echo made inside > $out\" ]; }";
     let script = format!(
         "nix-store --query --requisites {before} | wc -l; \
-         cat $(nix-build --no-out-link --option sandbox false -E '{made}')"
+         cat $(nix-build --no-out-link --option sandbox false --option substituters '' \
+             --option build-hook $(dirname $(command -v nix-store))/build-remote -E '{made}')"
     );
     let ran = nix.run(&["run", "-p", "nix:nix,nix:hello", "--", "sh", "-c", &script]);
     assert_eq!(ran.stdout, "2\nmade inside\n", "{ran:?}");
