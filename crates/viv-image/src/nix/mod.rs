@@ -219,7 +219,7 @@ fn build(nix: &Programs<'_>, attributes: &[String], link: &Path, progress: &dyn 
     let missing = attributes.iter().find(|attribute| is_missing(&tail, attribute));
     Err(match missing {
         Some(attribute) => no_such_package(nix, attribute, built.error()),
-        None if tail.contains("flake:nixpkgs") || tail.contains("getFlake") => built
+        None if nix.ask(&plan::find_packages(), SUGGESTION_TIME).is_none() => built
             .error()
             .hint("nix has no package set here: add a channel named nixpkgs, or set NIX_PATH=nixpkgs=DIRECTORY"),
         None => built.error(),

@@ -35,6 +35,11 @@ pub(super) fn build(attributes: &[String], link: &Path) -> Command {
     build
 }
 
+/// Says where `<nixpkgs>` is, if it is anywhere.
+pub(super) fn find_packages() -> Command {
+    command("nix-instantiate", ["--find-file", "nixpkgs"])
+}
+
 /// Prints the names of what there is beside an attribute, as a list in JSON.
 pub(super) fn siblings(attribute: &str) -> Command {
     let names = format!(
