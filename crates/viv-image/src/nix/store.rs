@@ -141,7 +141,7 @@ mod tests {
         let text = |places: Vec<PathBuf>| places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>();
         assert_eq!(
             text(places(variables(&[("HOME", "/home/u"), ("NIX_REMOTE", "/s")]))),
-            ["/s/nix/store", "/nix/store", "/home/u/.local/share/nix/root/nix/store"]
+            ["/s/nix/store".to_owned(), STORE.to_owned(), ["/home/u/.local/share/nix/root", STORE].concat()]
         );
         assert_eq!(text(places(variables(&[("NIX_REMOTE", "daemon")]))), ["/nix/store"]);
         for (store, root) in [
