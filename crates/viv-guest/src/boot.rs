@@ -296,11 +296,19 @@ fn mount_disk(
     }
 }
 
+/// Mounts the scratch disk once more: what is mounted already is out of reach once the root is entered.
+///
+/// # Errors
+/// If it cannot be mounted.
+pub(crate) fn mount_scratch_at(place: &str) -> Result<()> {
+    let options = "barrier=0,noinit_itable,noauto_da_alloc";
+    mount_disk(&mut Disks::default(), SCRATCH, place, "ext4", MountFlags::NOATIME, options)
+}
+
 /// The scratch disk lives no longer than the sandbox: nothing on it has to survive a crash, so
 /// neither barriers nor the initialisation of unused tables are worth their time.
 fn mount_scratch() -> Result<()> {
-    let options = "barrier=0,noinit_itable,noauto_da_alloc";
-    mount_disk(&mut Disks::default(), SCRATCH, "/scratch", "ext4", MountFlags::NOATIME, options)?;
+    mount_scratch_at("/scratch")?;
     make_directory(UPPER)?;
     make_directory("/scratch/work")
 }

@@ -463,6 +463,7 @@ mod tests {
             destination: "/workspace/".into(),
             kind: ShareKind::Directory,
             read_only: false,
+            writable_overlay: false,
         };
         assert_eq!(image.write(&Configure { shares: vec![share], ..wanted() }).len(), 1);
         assert!(!image.path("upper/workspace").is_symlink(), "the share goes there");

@@ -39,6 +39,7 @@ pub mod status;
 mod sys;
 mod trace;
 mod vsock;
+mod writable;
 
 use std::process::ExitCode;
 use std::sync::Arc;

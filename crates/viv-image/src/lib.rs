@@ -43,6 +43,7 @@ mod import;
 mod initramfs;
 mod kernel;
 mod modules;
+pub mod nix;
 mod output;
 mod own_kernel;
 mod packages;

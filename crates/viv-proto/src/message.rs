@@ -175,6 +175,10 @@ pub struct Share {
     /// Enforced by the host; known here so that the mount says so too.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether programs may write over it all the same, into the sandbox's own disk. For a directory that
+    /// is read-only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writable_overlay: bool,
 }
 
 /// What a share is.

@@ -10,6 +10,7 @@ use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, Ma
 
 use crate::error::adopt;
 use crate::nic;
+use crate::nix;
 use crate::template::{self, TemplatePlan};
 use crate::{Error, ErrorKind, Paths, Result, SandboxSpec, TemplateUse};
 
@@ -173,10 +174,14 @@ fn plan_with(
             _ => Vec::new(),
         };
         let entry = number.to_string();
-        daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect });
-        guest_shares.push(message::Share { entry, destination, kind, read_only });
+        daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect, gathered: None });
+        guest_shares.push(message::Share { entry, destination, kind, read_only, writable_overlay: false });
     }
     if let Some((outside, inside)) = spec.network.certificates() {
+        daemon_shares.push(outside);
+        guest_shares.push(inside);
+    }
+    for (outside, inside) in nix::shares(spec) {
         daemon_shares.push(outside);
         guest_shares.push(inside);
     }
@@ -297,6 +302,7 @@ mod tests {
             kernel: None,
             image: None,
             packages: Vec::new(),
+            nix: None,
             environment: std::collections::BTreeMap::new(),
             files: Vec::new(),
             workspace: "/home/u/project".into(),

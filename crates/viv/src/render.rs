@@ -65,6 +65,12 @@ pub fn dry_run(
     for package in &spec.packages {
         row("package", "", package.to_string());
     }
+    if let Some(nix) = &spec.nix {
+        nix.flake.iter().for_each(|flake| row("flake", "flake", flake.clone()));
+        if nix.whole_store {
+            row("nix-store", "nix-store", "all of it".to_owned());
+        }
+    }
     row("workspace", "", spec.workspace.to_string_lossy().into_owned());
     for mount in &spec.mounts {
         let mode = if mount.read_only { ", read-only" } else { "" };

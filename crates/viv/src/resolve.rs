@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use viv_image::{Manager, Package};
 use viv_proto::message::{Exec, TerminalSize, User};
-use viv_sandbox::{AccelChoice, Mount, NetworkSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
+use viv_sandbox::{AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
 
 use crate::environment::{HostEnvironment, is_time_zone};
 use crate::error::{Error, ErrorKind};
@@ -92,6 +93,8 @@ pub fn resolve(
     pick("accel", origin(settings.accel.as_ref()));
     pick("kernel", origin(settings.kernel.as_ref()));
     pick("image", origin(settings.image.as_ref()));
+    pick("flake", origin(settings.flake.as_ref()));
+    pick("nix-store", origin(settings.nix_store.as_ref()));
     pick("template", origin(settings.template.as_ref()));
     pick("spares", origin(settings.spares.as_ref()));
     pick("workdir", origin(settings.workdir.as_ref()));
@@ -116,6 +119,14 @@ pub fn resolve(
     let workspace_text = text_of("the workspace", &workspace)?;
     let name = settings.name.map(|found| found.value);
 
+    let packages: Vec<Package> = settings.packages.into_iter().map(|found| found.value).collect();
+    let nix = NixSpec {
+        flake: settings.flake.map(|found| found.value),
+        whole_store: settings.nix_store.is_some_and(|found| found.value),
+        environment: None,
+    };
+    let has_nix = nix != NixSpec::default() || packages.iter().any(|package| package.manager == Manager::Nix);
+
     let sandbox = SandboxSpec {
         hostname: name.clone().unwrap_or_else(|| format!("viv-{id}")),
         id,
@@ -129,7 +140,8 @@ pub fn resolve(
         accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
         kernel: settings.kernel.map(|found| found.value.try_map_file(|path| file("the kernel", path))).transpose()?,
         image: settings.image.map(|found| found.value.try_map_path(|path| file("the image", path))).transpose()?,
-        packages: settings.packages.into_iter().map(|found| found.value).collect(),
+        packages,
+        nix: has_nix.then_some(nix),
         environment: BTreeMap::new(),
         files: Vec::new(),
         template: settings.template.map_or(TemplateUse::Auto, |found| found.value),

@@ -67,6 +67,8 @@ const PACKAGES: &[Package] = &[
     // Whose registries sandboxes are let to. cargo and apt are there.
     for_tests("npm", Sign::Program("npm")),
     for_tests("python3-pip", Sign::PythonModule("pip")),
+    // Whose packages sandboxes are shown.
+    for_tests("nix-bin", Sign::Program("nix-build")),
     // What configuring a kernel takes, and building one.
     for_tests("make", Sign::Program("make")),
     for_tests("flex", Sign::Program("flex")),

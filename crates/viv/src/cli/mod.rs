@@ -3,6 +3,7 @@
 pub mod bridge;
 mod kernel;
 pub mod network;
+pub mod nix;
 mod run;
 mod template;
 

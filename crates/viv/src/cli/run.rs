@@ -8,6 +8,7 @@ use viv_image::{ImageSource, Package};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
+use super::nix::NixArguments;
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
 use crate::settings::values::{self, EnvironmentRequest, MountText, Size, Words};
@@ -60,6 +61,9 @@ pub struct RunArguments {
 
     #[command(flatten)]
     pub network: NetworkArguments,
+
+    #[command(flatten)]
+    pub nix: NixArguments,
 
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment, help_heading = "Program")]
@@ -174,7 +178,7 @@ impl RunArguments {
             spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
-            ..self.network.layer(directory, self.machine.layer(directory))
+            ..self.network.layer(directory, self.nix.layer(self.machine.layer(directory)))
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod kernel;
 pub mod manage;
 pub mod net;
+mod nix;
 mod prepare;
 pub mod print;
 pub mod run;

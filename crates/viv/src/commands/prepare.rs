@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use viv_image::nix::Roots;
 use viv_image::{Cache, ImageConfig, ImageSource};
 use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
+use super::nix;
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::guest_binary;
@@ -54,11 +56,17 @@ pub fn settings(
 }
 
 /// Plans a sandbox and builds what it is made from, if that is missing; marks on `clock` when the
-/// first and the second of it was done. What its image says is then part of what was resolved.
+/// first and the second of it was done. What its image says and what nix provides is then part of
+/// what was resolved; the roots keep the latter as long as they live.
 ///
 /// # Errors
 /// A machine that this host cannot run, an artifact that cannot be built.
-pub fn plan(resolved: &mut Resolved, paths: &Paths, printer: &Printer, clock: &mut Clock) -> Result<Plan, Failure> {
+pub fn plan(
+    resolved: &mut Resolved,
+    paths: &Paths,
+    printer: &Printer,
+    clock: &mut Clock,
+) -> Result<(Plan, Option<Roots>), Failure> {
     // Planned before anything is built: nobody wants to wait for an image only to learn that
     // there is no QEMU, or no such machine.
     let facts = viv_sandbox::probe_host(paths)?;
@@ -70,9 +78,10 @@ pub fn plan(resolved: &mut Resolved, paths: &Paths, printer: &Printer, clock: &m
     clock.mark("settings");
     let (artifacts, config) = build(spec, paths, printer)?;
     resolve::apply_image_config(resolved, &config);
+    let roots = nix::provide(resolved, paths, printer)?;
     let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
     clock.mark("artifacts");
-    Ok(plan)
+    Ok((plan, roots))
 }
 
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.
@@ -106,7 +115,7 @@ fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(Artifa
     printer.detail(&super::kernel::describe(&kernel, &kernel_source));
     let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
     let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
-    let layers = viv_image::ensure_layers(&cache, &root, &spec.packages, &progress)?;
+    let layers = viv_image::ensure_layers(&cache, &root, &nix::others(&spec.packages), &progress)?;
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
     let artifacts = Artifacts {
         kernel: kernel.vmlinux,

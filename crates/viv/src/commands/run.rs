@@ -61,7 +61,8 @@ pub fn run_with(
     for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
         exec.env.insert(secret.name.clone(), secret.value.clone());
     }
-    let ran = prepare::plan(&mut resolved, &paths, printer, &mut clock).and_then(|plan| {
+    // What nix provided is to stay until the sandbox is gone.
+    let ran = prepare::plan(&mut resolved, &paths, printer, &mut clock).and_then(|(plan, _roots)| {
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };

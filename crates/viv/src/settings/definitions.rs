@@ -144,6 +144,14 @@ settings! {
         key: "packages", flag: "--package", help: "Packages to have inside: NAME of the image's own manager (apt in Debian), npm:NAME, pip:NAME, cargo:NAME or nix:NAME, each with @VERSION if need be",
         default: "none", example: "[\"ripgrep\", \"npm:prettier\"]", project: ProjectRule::Allowed,
     };
+    FLAKE = Setting {
+        key: "flake", flag: "--flake", help: "Run in the development shell of a nix flake, which this host's nix evaluates: REFERENCE[#SHELL]",
+        default: "none", example: "\"/srv/shells#rust\"", project: ProjectRule::UserOnly,
+    };
+    NIX_STORE = Setting {
+        key: "nix-store", flag: "--nix-store", help: "Share all of this host's /nix/store, and not only what is needed of it",
+        default: "false", example: "true", project: ProjectRule::Refused,
+    };
     TEMPLATE = Setting {
         key: "template", flag: "--template", help: "Start from a template: auto (a missing one is made in the background), use (if there is one), or never",
         default: "auto", example: "\"use\"", project: ProjectRule::Allowed,

@@ -209,6 +209,8 @@ impl Reader<'_> {
                     layer.packages.push(self.found(package));
                 }
             }
+            "flake" => layer.flake = Some(self.found(self.text(setting, value, values::parse_flake)?)),
+            "nix-store" => layer.nix_store = Some(self.found(self.truth(setting, value)?)),
             "env" => {
                 for (name, value) in self.table(setting, value)? {
                     let known = values::parse_environment_name(name.get_ref())
@@ -244,11 +246,7 @@ impl Reader<'_> {
             "localhost-port" => {
                 layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))
             }
-            "ssh-agent" => {
-                let wanted = value.get_ref().as_bool();
-                let wanted = wanted.ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))?;
-                layer.ssh_agent = Some(self.found(wanted));
-            }
+            "ssh-agent" => layer.ssh_agent = Some(self.found(self.truth(setting, value)?)),
             "secrets" => {
                 let Trust::User { home } = self.trust else { return Ok(()) };
                 for (name, value) in self.table(setting, value)? {
@@ -275,6 +273,10 @@ impl Reader<'_> {
     fn bad_value(&self, span: Range<usize>, setting: &Setting, reason: &str) -> Error {
         self.refuse(span, format_args!("bad value for `{}`: {}", setting.key, clean(reason)))
             .hint(format!("write it like {} = {}", setting.key, setting.example))
+    }
+
+    fn truth(&self, setting: &Setting, value: &Value) -> Result<bool, Error> {
+        value.get_ref().as_bool().ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))
     }
 
     /// A string or a whole number, read like the flag's value.

@@ -97,6 +97,10 @@ pub struct Layer {
     pub image: Option<Found<ImageSource>>,
     /// Packages over it, the weakest first.
     pub packages: Vec<Found<Package>>,
+    /// The flake whose development shell it runs in.
+    pub flake: Option<Found<String>>,
+    /// Whether it sees the whole store of nix.
+    pub nix_store: Option<Found<bool>>,
     /// What to do with templates.
     pub template: Option<Found<TemplateUse>>,
     /// Machines kept ready.
@@ -158,6 +162,8 @@ impl Layer {
             kernel: self.kernel.or(weaker.kernel),
             image: self.image.or(weaker.image),
             packages: weaker.packages.into_iter().chain(self.packages).collect(),
+            flake: self.flake.or(weaker.flake),
+            nix_store: self.nix_store.or(weaker.nix_store),
             template: self.template.or(weaker.template),
             spares: self.spares.or(weaker.spares),
             name: self.name.or(weaker.name),

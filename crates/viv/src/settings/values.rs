@@ -171,6 +171,17 @@ pub fn parse_template(text: &str) -> Result<TemplateUse, String> {
     }
 }
 
+/// Reads a reference to a flake, which is never taken for an option.
+///
+/// # Errors
+/// Says what a reference looks like.
+pub fn parse_flake(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control) {
+        return Err("not a reference to a flake such as . or /srv/shells#rust".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads a number of machines to keep ready.
 ///
 /// # Errors

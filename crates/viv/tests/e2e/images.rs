@@ -146,6 +146,7 @@ impl<'a> Stack<'a> {
             accel: AccelChoice::Auto,
             kernel: None,
             image: None,
+            nix: None,
             packages: vec![],
             workspace: self.host.project(),
             mounts: vec![],

@@ -21,6 +21,7 @@ mod key_search;
 mod netns;
 mod network;
 mod network_attacks;
+mod nix;
 mod packages;
 mod protocol;
 mod run;
