@@ -17,6 +17,7 @@ use crate::kernel::{debootstrap, missing_or};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
 use crate::sources::SUITE;
+use crate::store::named_image;
 use crate::tools;
 
 /// Changes with how the image is made, where the recipe's text does not show it.
@@ -70,6 +71,7 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
         ImageSource::Erofs(path) => from_file(cache, path, progress),
+        ImageSource::Named(name) => named_image(cache, name),
         other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
     }
 }

@@ -123,7 +123,7 @@ fn build(arguments: &BuildArguments, paths: &Paths, printer: &Printer) -> Result
     let facts = viv_sandbox::probe_host(paths)?;
     let provisional = viv_sandbox::plan(&resolved.sandbox, &prepare::artifacts_to_be(&resolved.sandbox), &facts)?;
     MakeRequest::new(&provisional, paths)?;
-    let plan = prepare::plan(&resolved.sandbox, paths, printer, &mut Clock::start())?;
+    let (plan, _lease) = prepare::plan(&resolved, paths, printer, &mut Clock::start())?;
     let request = MakeRequest::new(&plan, paths)?;
     let existing = if arguments.force { None } else { request.existing()? };
     let (info, took) = match existing {
