@@ -87,6 +87,9 @@ pub fn dry_run(
         };
         let _ = writeln!(text, "  {name:<10} {}{origin}", clean(&value));
     };
+    for command in &resolved.setup {
+        row("first", "", format!("{}  ({})", shell_words(&command.argv), command.name));
+    }
     row("command", "", if exec.argv.is_empty() { "login shell".to_owned() } else { shell_words(&exec.argv) });
     row("directory", "workdir", exec.cwd.clone());
     row("user", "user", exec.user.clone());

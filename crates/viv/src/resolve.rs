@@ -12,13 +12,16 @@ use viv_image::{Manager, Package};
 use viv_proto::message::{Exec, TerminalSize, User};
 use viv_sandbox::{AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
 
+use crate::devcontainer::SetupCommand;
 use crate::environment::{HostEnvironment, is_time_zone};
 use crate::error::{Error, ErrorKind};
 use crate::network::NetworkRequest;
 use crate::output::clean::clean;
 use crate::settings::layer::Found;
 use crate::settings::values::{Size, human_bytes};
-use crate::settings::{DEFAULT_DISK, DEFAULT_MEMORY, EnvironmentValue, Layer, MountRequest, Origin, default_cpus};
+use crate::settings::{
+    DEFAULT_CACHE_LIMIT, DEFAULT_DISK, DEFAULT_MEMORY, EnvironmentValue, Layer, MountRequest, Origin, default_cpus,
+};
 
 pub use image::apply_image_config;
 
@@ -63,6 +66,15 @@ pub struct Resolved {
     pub origins: BTreeMap<&'static str, Origin>,
     /// What is less than was asked for.
     pub warnings: Vec<Warning>,
+    /// What runs inside before the program, as the same user and in the same place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<SetupCommand>,
+    /// What images may take of the disk, bytes.
+    #[serde(skip)]
+    pub cache_limit: u64,
+    /// What only `--verbose` wants to know.
+    #[serde(skip)]
+    pub details: Vec<String>,
 }
 
 fn as_milliseconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -160,8 +172,18 @@ pub fn resolve(
         user: settings.user.map_or_else(|| AGENT.to_owned(), |found| found.value),
         terminal,
     };
-    let timeout = settings.timeout.map(|found| found.value);
-    Ok(Resolved { sandbox, exec, entrypoint: None, network, timeout, origins, warnings })
+    Ok(Resolved {
+        sandbox,
+        exec,
+        entrypoint: None,
+        network,
+        timeout: settings.timeout.map(|found| found.value),
+        origins,
+        warnings,
+        setup: Vec::new(),
+        cache_limit: settings.cache_limit.map_or(DEFAULT_CACHE_LIMIT, |found| found.value).0,
+        details: Vec::new(),
+    })
 }
 
 /// The ordinary user inside, who is the host user as far as files are concerned.

@@ -5,6 +5,7 @@ mod denials;
 pub mod doctor;
 mod dry_run;
 pub mod exec;
+pub mod image;
 pub mod kernel;
 pub mod manage;
 pub mod net;

@@ -125,7 +125,7 @@ fn build(arguments: &BuildArguments, paths: &Paths, printer: &Printer) -> Result
     let facts = viv_sandbox::probe_host(paths)?;
     let provisional = viv_sandbox::plan(&resolved.sandbox, &prepare::artifacts_to_be(&resolved.sandbox), &facts)?;
     MakeRequest::new(&provisional, paths)?;
-    let (plan, _) = prepare::plan(&mut resolved, paths, printer, &mut Clock::start())?;
+    let (plan, _held) = prepare::plan(&mut resolved, paths, printer, &mut Clock::start())?;
     let request = MakeRequest::new(&plan, paths)?;
     let existing = if arguments.force { None } else { request.existing()? };
     let (info, took) = match existing {

@@ -6,11 +6,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
+use viv_image::Package;
 use viv_net::policy::Rule;
 use viv_net::sets::SetName;
 use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
 
 use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
+use super::layer::DevContainerChoice;
 
 /// A number of bytes, written as `512M` or `2G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -314,6 +316,31 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
         return Err("a label is KEY=VALUE or KEY".to_owned());
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Reads a package. What is none is likely a command that `--package`, which takes several, has swallowed.
+///
+/// # Errors
+/// Says what a package looks like.
+pub fn parse_package(text: &str) -> Result<Package, String> {
+    let hint = "if it belongs to the command, put `--` before that: viv run -p git -- make";
+    text.parse::<Package>().map_err(|error| format!("{error}; {hint}"))
+}
+
+/// Reads which devcontainer.json counts.
+///
+/// # Errors
+/// Says what a name looks like.
+pub fn parse_devcontainer(text: &str) -> Result<DevContainerChoice, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._- ".contains(c);
+    match text {
+        "true" => Ok(DevContainerChoice::Default),
+        "false" => Ok(DevContainerChoice::Off),
+        name if !name.is_empty() && name.len() <= 64 && !name.starts_with('.') && name.chars().all(plain) => {
+            Ok(DevContainerChoice::Named(name.to_owned()))
+        }
+        _ => Err("it is true, false, or the name of a directory in .devcontainer".to_owned()),
+    }
 }
 
 /// A share as it was written: the source still relative to wherever it was written.

@@ -8,6 +8,7 @@
 mod agents;
 mod canaries;
 mod clock;
+mod devcontainer;
 mod devices;
 mod exhaustion;
 mod faults;
