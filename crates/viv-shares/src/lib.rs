@@ -21,6 +21,7 @@
 //! - `nodes` and `limits` bound the number of open files.
 #![warn(missing_docs)]
 
+mod coherence;
 mod confine;
 mod daemon;
 mod error;
@@ -37,6 +38,7 @@ mod spec;
 mod sys;
 mod tree;
 
+pub use coherence::coherent_entry;
 pub use daemon::serve;
 pub use error::{Error, ErrorKind, Result};
 pub use plan::{Step, plan};

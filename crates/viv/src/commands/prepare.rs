@@ -29,6 +29,31 @@ pub fn settings(
     host: &HostEnvironment,
     paths: &Paths,
 ) -> Result<Resolved, Failure> {
+    let asked = Asked { command_line: asked, weakest: Layer::default(), terminal: terminal::wanted() };
+    settings_of(workspace, asked, command, host, paths)
+}
+
+/// What is asked for beside the configuration files.
+pub struct Asked {
+    /// By flags: over everything.
+    pub command_line: Layer,
+    /// By an agent's preset: under everything.
+    pub weakest: Layer,
+    /// Whether the program gets a terminal.
+    pub terminal: bool,
+}
+
+/// The same with all that can be asked for.
+///
+/// # Errors
+/// Those of [`settings`].
+pub fn settings_of(
+    workspace: Option<&Path>,
+    asked: Asked,
+    command: &[String],
+    host: &HostEnvironment,
+    paths: &Paths,
+) -> Result<Resolved, Failure> {
     let named = workspace.unwrap_or(Path::new("."));
     let workspace = host.directory.join(named).canonicalize().map_err(|error| {
         Error::new(ErrorKind::NotFound, format!("the workspace {} cannot be opened", clean(&named.to_string_lossy())))
@@ -45,8 +70,8 @@ pub fn settings(
     let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
     let mut project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
     let untrusted = trusted::withhold(&mut project_file, &workspace, paths);
-    let settings = asked.over(project_file).over(user_file);
-    let terminal = terminal::wanted().then(terminal::size);
+    let settings = asked.command_line.over(project_file).over(user_file).over(asked.weakest);
+    let terminal = asked.terminal.then(terminal::size);
     let request = Request { id: viv_sandbox::new_id(), settings, workspace, command: command.to_vec(), terminal };
     let mut resolved = resolve::resolve(request, host, &|path| path.canonicalize())?;
     resolved.warnings.extend(untrusted.map(|message| Warning { message, hint: Some("viv net trust".to_owned()) }));

@@ -1,5 +1,6 @@
 //! `viv run`
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,9 @@ use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbo
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
+use super::prepare::Asked;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
+use crate::agent::{AgentCall, Surroundings};
 use crate::cli::RunArguments;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, Failure};
@@ -17,7 +20,7 @@ use crate::output::{JsonEvent, Printer, Timings, milliseconds};
 use crate::resolve::Resolved;
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
 use crate::timing::{Clock, Told};
-use crate::{exit_code, render};
+use crate::{exit_code, git, render};
 
 /// Runs a program in a fresh sandbox and returns its exit code.
 ///
@@ -40,9 +43,17 @@ pub fn run_with(
     let mut clock = Clock::start();
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
-    let asked = arguments.layer(&host.directory);
-    let mut resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    let agent = AgentCall::of(arguments, &paths, Surroundings::probe(arguments.json))?;
+    let asked = Asked {
+        command_line: arguments.layer(&host.directory),
+        weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
+        terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+    };
+    let mut resolved = prepare::settings_of(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
+    // After the check: what an agent keeps is viv's own state, and the only part of it that is ever shared.
+    let agent = agent.map(|agent| (agent.apply(&mut resolved, &paths), agent));
+    git::apply(&mut resolved, &host);
     let Network { spec, keys, withheld, warnings } =
         network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
     resolved.sandbox.network = spec;
@@ -56,6 +67,10 @@ pub fn run_with(
     for warning in &warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
+    let home = agent
+        .as_ref()
+        .map(|(start, agent)| agent.open_home(start, &sandbox.workspace, &host, &paths, printer))
+        .transpose()?;
     let secrets = secrets::read(&network.secrets, &host.variables)?;
     for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
         exec.env.insert(secret.name.clone(), secret.value.clone());
@@ -64,9 +79,12 @@ pub fn run_with(
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };
-        let program = Program { exec, secrets, deploy_key: arguments.network.deploy_key, timeout, began };
+        let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
+        let deploy_key = arguments.network.deploy_key;
+        let program = Program { exec, takes_input, secrets, deploy_key, timeout, began };
         block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
+    drop(home);
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
@@ -78,6 +96,8 @@ pub fn run_with(
 /// What is run in a sandbox.
 struct Program {
     exec: Exec,
+    /// Whether what comes in here is its input; else it has none.
+    takes_input: bool,
     /// What it finds in /run/secrets.
     secrets: Vec<Secret>,
     /// Whether it finds a key pair of its own there.
@@ -128,7 +148,7 @@ async fn run_in_sandbox(
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { mut exec, secrets, deploy_key, timeout, began } = program;
+    let Program { mut exec, takes_input, secrets, deploy_key, timeout, began } = program;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -180,10 +200,12 @@ async fn run_in_sandbox(
 
     let program_began = Instant::now();
     let options = SessionOptions { terminal: at_terminal, timeout };
+    let input: Box<dyn Read + Send> =
+        if takes_input { Box::new(Descriptor::stdin()) } else { Box::new(std::io::empty()) };
     let outcome = {
         let running = async {
             tokio::select! {
-                outcome = run_program(&mut sandbox, &exec, options, &mut signals, printer, clock) => outcome,
+                outcome = run_program(&mut sandbox, &exec, input, options, &mut signals, printer, clock) => outcome,
                 never = denials.watch() => match never {},
             }
         };
@@ -250,6 +272,7 @@ async fn hand_over(sandbox: &Sandbox, secrets: &[Secret], deploy_key: bool, prin
 async fn run_program(
     sandbox: &mut Sandbox,
     exec: &Exec,
+    stdin: Box<dyn Read + Send>,
     options: SessionOptions,
     signals: &mut Signals,
     printer: &Printer,
@@ -260,11 +283,7 @@ async fn run_program(
         number = ending_signal(signals) => return Ok((End::Signalled(number), None)),
     };
     clock.mark("program started");
-    let streams = Streams {
-        stdin: Box::new(Descriptor::stdin()),
-        stdout: Box::new(Descriptor::stdout()),
-        stderr: Box::new(Descriptor::stderr()),
-    };
+    let streams = Streams { stdin, stdout: Box::new(Descriptor::stdout()), stderr: Box::new(Descriptor::stderr()) };
     let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
     let (mut end, summary) = session.run(started.reader, signals, async { Failure::from(sandbox.ended().await) }).await;
     printer.note_unfinished_line(summary.stderr_unfinished);
