@@ -57,7 +57,9 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     fn leave_out(&mut self, what: &Path, why: impl std::fmt::Display) {
-        self.imported.left_out.push(format!("~/{}: {why}", self.source.join(what).display()));
+        // Joining nothing would add a slash.
+        let place = if what.as_os_str().is_empty() { self.source.to_owned() } else { self.source.join(what) };
+        self.imported.left_out.push(format!("~/{}: {why}", place.display()));
     }
 
     /// A file of which keys are taken.
@@ -119,7 +121,7 @@ impl Copy<'_> {
                 self.leave_out(path, "there are too many files");
             }
             FileType::RegularFile => {
-                if let Err(reason) = self.file(directory, name, &into.join(path)) {
+                if let Err(reason) = self.file(directory, name, path, &into.join(path)) {
                     self.leave_out(path, reason);
                 }
             }
@@ -140,7 +142,7 @@ impl Copy<'_> {
         }
     }
 
-    fn file(&mut self, directory: &Beneath, name: &Path, into: &Path) -> Result<(), String> {
+    fn file(&mut self, directory: &Beneath, name: &Path, path: &Path, into: &Path) -> Result<(), String> {
         let said = |error: std::io::Error| error.to_string();
         let Some((bytes, mode)) = directory.read(name, MAXIMUM_COPY_BYTES).map_err(said)? else { return Ok(()) };
         let mut bytes = bytes;
@@ -149,14 +151,16 @@ impl Copy<'_> {
             let removed = redact(document.root_mut());
             if !removed.is_empty() {
                 bytes = document.text()?.into_bytes();
-                self.leave_out(into, format!("{} look like secrets", removed.join(", ")));
+            }
+            for place in removed {
+                self.leave_out(path, format!("{place} looks like a secret"));
             }
         }
         if has_token(&String::from_utf8_lossy(&bytes)) {
             return Err("it holds what looks like a token".to_owned());
         }
-        let (state, path) = self.home.state(into).map_err(said)?;
-        state.write(path, &bytes, mode & Mode::RWXU | Mode::RUSR | Mode::WUSR, false).map_err(said)?;
+        let (state, place) = self.home.state(into).map_err(said)?;
+        state.write(place, &bytes, mode & Mode::RWXU | Mode::RUSR | Mode::WUSR, false).map_err(said)?;
         self.imported.copied.push(into.to_owned());
         Ok(())
     }

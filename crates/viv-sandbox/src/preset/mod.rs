@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use viv_image::{Manager, Package};
+use viv_image::Package;
 
 use crate::home::{Document, Format};
 use crate::{Error, ErrorKind, Result};
@@ -363,8 +363,7 @@ fn is_plain(path: &Path) -> bool {
         && path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Where npm's package of this name is inside.
+/// Where npm's package of this name is inside: npm's global prefix is /usr/local.
 fn npm_directory(name: &str) -> String {
-    debug_assert_eq!(Manager::Npm.prefix(), Some("npm"));
-    format!("/opt/viv/npm/{name}/lib/node_modules/{name}")
+    format!("/usr/local/lib/node_modules/{name}")
 }

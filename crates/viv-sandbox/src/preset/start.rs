@@ -151,7 +151,7 @@ impl Preset {
         };
         let mut command = Vec::with_capacity(words.len() + request.arguments.len());
         for word in words {
-            let word_with = match (word.split_once("{prompt}"), prompt) {
+            let expanded = match (word.split_once("{prompt}"), prompt) {
                 (None, _) => values.expand(word),
                 (Some(_), None) => continue,
                 // A prompt by itself must not be taken for a flag.
@@ -161,7 +161,7 @@ impl Preset {
                     format!("{}{prompt}{}", values.expand(before), values.expand(after))
                 }
             };
-            command.push(word_with);
+            command.push(expanded);
         }
         command.extend(request.arguments.iter().cloned());
         AgentStart {
