@@ -7,8 +7,30 @@ use proptest::prelude::*;
 
 /// What such files are made of, so that more than a few bytes of them make sense.
 const WORDS: [&str; 24] = [
-    "{", "}", "[", "]", "\"", ":", ",", "=", "\n", ".", "projects", "mcpServers", "/srv/project", "\"env\"", "TOKEN",
-    "--api-key", "sk-0123456789abcdefghij", "https://a:b@c/", "{home}", "null", "1e400", "1979-05-27", "é", "\u{feff}",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    ":",
+    ",",
+    "=",
+    "\n",
+    ".",
+    "projects",
+    "mcpServers",
+    "/srv/project",
+    "\"env\"",
+    "TOKEN",
+    "--api-key",
+    "sk-0123456789abcdefghij",
+    "https://a:b@c/",
+    "{home}",
+    "null",
+    "1e400",
+    "1979-05-27",
+    "é",
+    "\u{feff}",
 ];
 
 proptest! {
