@@ -192,11 +192,13 @@ fn claude_at_a_terminal_asks_nothing_and_goes_on_tomorrow_where_it_was() {
     let project = host.project().display().to_string();
     let shown = lines(&screen);
     // Its name and version, its model, the directory; the prompt; the mode. No dialog.
-    let [name, model_line, directory, prompt, mode] = shown[shown.len() - 5..] else { panic!("{screen}") };
+    let [name, billing, directory, hints @ .., prompt, mode] = shown.as_slice() else { panic!("{screen}") };
     assert!(name.contains("Claude Code v"), "{screen}");
-    assert!(model_line.contains("API Usage Billing"), "{screen}");
+    assert!(billing.contains("API Usage Billing"), "{screen}");
     assert!(directory.contains(&project), "{screen}");
-    assert!(prompt.starts_with('❯'), "{screen}");
+    // What its model is set to is shown for a moment.
+    assert!(hints.iter().all(|hint| hint.ends_with("/effort")), "{screen}");
+    assert_eq!(prompt.trim_end(), "❯", "{screen}");
     assert!(mode.contains("bypass permissions on"), "{screen}");
 
     pane.line("mend it");
