@@ -38,6 +38,8 @@ mod config;
 mod cpio;
 mod elf;
 mod error;
+pub mod filesystem;
+mod import;
 mod initramfs;
 mod kernel;
 mod modules;

@@ -40,10 +40,10 @@ pub const MAX_HOST_OPENED: usize = 320;
 /// network device is one.
 pub const MAX_GUEST_OPENED: usize = 1088;
 
-/// How many streams a session may have open at once. yamux ends a session over one more, so this is well
-/// above what both sides open: a stream that its opener has given up counts until the other side has
-/// noticed.
-pub const MAX_STREAMS: usize = 1792;
+/// How many streams a session may have open at once. yamux ends a session over one more. A stream that its
+/// opener has given up counts until the other side has noticed, which it has once it consents to another in
+/// its place: so there are at most two for each that may be open.
+pub const MAX_STREAMS: usize = 2 * (MAX_HOST_OPENED + MAX_GUEST_OPENED);
 
 /// The sum of all receive windows of a session, in bytes: yamux grants each of [`MAX_STREAMS`] 256 KiB, and
 /// fast ones may share 64 MiB more. Only what has arrived and was not read yet takes memory.

@@ -81,23 +81,36 @@ impl Link {
     /// As [`Link::open`].
     pub async fn open_with(&self, number: u32, first: &[u8]) -> Result<Stream, LinkError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| LinkError::Closed)?;
-        let (reply, opened) = oneshot::channel();
-        self.requests.send(reply).await.map_err(|_| LinkError::Closed)?;
-        let inner = opened.await.map_err(|_| LinkError::Closed)?.compat();
-        let mut stream = Stream { inner, _place: Some(place) };
         let greeting = [port::connect_line(number).as_bytes(), first].concat();
-        stream.write_all(&greeting).await.map_err(|_| LinkError::Closed)?;
-        let answer = read_greeting(&mut stream).await?;
-        match port::parse_answer(&answer)? {
-            Ok(()) => Ok(stream),
-            Err(reason) => Err(LinkError::Refused { port: number, reason }),
-        }
+        // Not given up with its caller: a place whose stream the other side has not seen yet would be free
+        // again, and callers that come and go would open more streams than a session has.
+        let opening = tokio::spawn(consented(self.requests.clone(), place, number, greeting));
+        opening.await.unwrap_or(Err(LinkError::Closed))
     }
 
     /// Whether the session has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.requests.is_closed()
+    }
+}
+
+/// Opens a stream, says the greeting and waits for the answer.
+async fn consented(
+    requests: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+    place: OwnedSemaphorePermit,
+    number: u32,
+    greeting: Vec<u8>,
+) -> Result<Stream, LinkError> {
+    let (reply, opened) = oneshot::channel();
+    requests.send(reply).await.map_err(|_| LinkError::Closed)?;
+    let inner = opened.await.map_err(|_| LinkError::Closed)?.compat();
+    let mut stream = Stream { inner, _place: Some(place) };
+    stream.write_all(&greeting).await.map_err(|_| LinkError::Closed)?;
+    let answer = read_greeting(&mut stream).await?;
+    match port::parse_answer(&answer)? {
+        Ok(()) => Ok(stream),
+        Err(reason) => Err(LinkError::Refused { port: number, reason }),
     }
 }
 

@@ -209,6 +209,34 @@ async fn a_guest_has_more_than_a_thousand_streams_open() {
 }
 
 #[tokio::test]
+async fn streams_given_up_before_the_host_looks_do_not_end_the_session() {
+    let (host, guest) = duplex(1 << 20);
+    let (told, link) = tokio::sync::oneshot::channel();
+    let mut told = Some(told);
+    tokio::spawn(guest_sessions(guest, move |link, _incoming| {
+        let _ = told.take().map(|told| told.send(link));
+    }));
+    let HostSession { driver, incoming, link: host, .. } = host_session(host, &FIRST_TOKEN).await.unwrap();
+    let link = link.await.unwrap();
+    for _ in 0..2 * viv_link::MAX_STREAMS {
+        let given_up = async {
+            // Long enough for the greeting to be under way.
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            opened = link.open(7) => drop(opened.unwrap()),
+            () = given_up => {}
+        }
+    }
+    tokio::spawn(driver.run());
+    serve(host, incoming);
+    echo(&link, b"alive").await;
+}
+
+#[tokio::test]
 async fn what_is_said_first_goes_along_with_the_greeting() {
     let link = from_the_guest().await;
     let mut stream = link.open_with(7, b"first, ").await.unwrap();

@@ -262,7 +262,8 @@ pub struct Exec {
     pub env: BTreeMap<String, String>,
     /// The directory to start in.
     pub cwd: String,
-    /// Login name of the user to run as.
+    /// Who to run as: `USER`, `UID`, `USER:GROUP`, `UID:GID` or a mixture of these, as in an OCI image's
+    /// configuration. Numbers need not be in the account files.
     pub user: String,
     /// A terminal of this size; without one, three separate pipes.
     #[serde(default)]

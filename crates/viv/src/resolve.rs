@@ -1,5 +1,7 @@
 //! From settings to what is run: pure, so that `--dry-run` shows exactly what a run would do.
 
+mod image;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use crate::output::clean::clean;
 use crate::settings::layer::Found;
 use crate::settings::values::{Size, human_bytes};
 use crate::settings::{DEFAULT_DISK, DEFAULT_MEMORY, EnvironmentValue, Layer, MountRequest, Origin, default_cpus};
+
+pub use image::apply_image_config;
 
 /// The ordinary user inside.
 pub const AGENT: &str = "agent";
@@ -45,6 +49,9 @@ pub struct Resolved {
     pub sandbox: SandboxSpec,
     /// The program in it.
     pub exec: Exec,
+    /// What is put before the command in place of the image's own entrypoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// What is asked of the network, which looks at more of the host to be resolved.
     #[serde(skip)]
     pub network: NetworkRequest,
@@ -141,7 +148,8 @@ pub fn resolve(
         user: settings.user.map_or_else(|| AGENT.to_owned(), |found| found.value),
         terminal,
     };
-    Ok(Resolved { sandbox, exec, network, timeout: settings.timeout.map(|found| found.value), origins, warnings })
+    let timeout = settings.timeout.map(|found| found.value);
+    Ok(Resolved { sandbox, exec, entrypoint: None, network, timeout, origins, warnings })
 }
 
 /// The ordinary user inside, who is the host user as far as files are concerned.

@@ -78,7 +78,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "xz-utils", sign: Sign::Program("xz"), purposes: &[Purpose::Test, Purpose::Peers] },
     // Debian keeps what fills an environment apart from python3.
     for_peers("python3-venv", Sign::PythonModule("ensurepip")),
-    for_peers("busybox-static", Sign::Program("busybox")),
+    // All that a small image has; so has the guest of another.
+    Package { name: "busybox-static", sign: Sign::Program("busybox"), purposes: &[Purpose::Test, Purpose::Peers] },
     for_peers("kmod", Sign::Program("depmod")),
     // virtme-ng's guest finds its standard output by it.
     for_peers("udev", Sign::File(&["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"])),

@@ -10,7 +10,7 @@ use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 use super::network::NetworkArguments;
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
-use crate::settings::values::{self, EnvironmentRequest, MountText, Size};
+use crate::settings::values::{self, EnvironmentRequest, MountText, Size, Words};
 use crate::settings::{EnvironmentValue, Layer, MountRequest, Origin};
 
 /// `viv run`
@@ -66,6 +66,9 @@ pub struct RunArguments {
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment, help_heading = "Program")]
     pub env: Vec<EnvironmentRequest>,
+    /// What to put before the command in place of the image's entrypoint, as one text; '' for nothing
+    #[arg(long, value_name = "WORDS", value_parser = values::parse_words, help_heading = "Program")]
+    pub entrypoint: Option<Words>,
     #[arg(long, value_name = "DIR", help = d::WORKDIR.help_of_flag(), help_heading = "Program")]
     pub workdir: Option<String>,
     #[arg(short, long, value_name = "NAME", help = d::USER.help_of_flag(), value_parser = values::parse_user, help_heading = "Program")]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use viv_image::{Cache, ImageSource};
+use viv_image::{Cache, ImageConfig, ImageSource};
 use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
 use crate::environment::HostEnvironment;
@@ -79,21 +79,23 @@ pub fn settings_of(
 }
 
 /// Plans a sandbox and builds what it is made from, if that is missing; marks on `clock` when the
-/// first and the second of it was done.
+/// first and the second of it was done. What its image says is then part of what was resolved.
 ///
 /// # Errors
 /// A machine that this host cannot run, an artifact that cannot be built.
-pub fn plan(spec: &SandboxSpec, paths: &Paths, printer: &Printer, clock: &mut Clock) -> Result<Plan, Failure> {
+pub fn plan(resolved: &mut Resolved, paths: &Paths, printer: &Printer, clock: &mut Clock) -> Result<Plan, Failure> {
     // Planned before anything is built: nobody wants to wait for an image only to learn that
     // there is no QEMU, or no such machine.
     let facts = viv_sandbox::probe_host(paths)?;
+    let spec = &resolved.sandbox;
     let provisional = viv_sandbox::plan(spec, &artifacts_to_be(spec), &facts)?;
     for warning in &provisional.warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
     clock.mark("settings");
-    let artifacts = build(spec, paths, printer)?;
-    let plan = viv_sandbox::plan(spec, &artifacts, &facts)?;
+    let (artifacts, config) = build(spec, paths, printer)?;
+    resolve::apply_image_config(resolved, &config);
+    let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
     clock.mark("artifacts");
     Ok(plan)
 }
@@ -118,8 +120,9 @@ pub fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
     }
 }
 
-/// Makes sure of kernel, initramfs, root image and an empty disk.
-fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
+/// Makes sure of kernel, initramfs, root image and an empty disk. Also returns how the image's programs are
+/// to be run.
+fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(Artifacts, ImageConfig), Failure> {
     let cache = Cache::open(&paths.cache)?;
     let progress = ProgressReporter::new(printer);
     let kernel_source = super::kernel::source(&cache, spec.kernel.as_ref(), printer)?;
@@ -130,7 +133,7 @@ fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifac
     let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
     let layers = viv_image::ensure_layers(&cache, &root, &spec.packages, &progress)?;
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
-    Ok(Artifacts {
+    let artifacts = Artifacts {
         kernel: kernel.vmlinux,
         kernel_digest: kernel.digest,
         initramfs,
@@ -138,5 +141,6 @@ fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifac
         root_digest: root.digest,
         layers: layers.into_iter().map(|layer| layer.path).collect(),
         scratch,
-    })
+    };
+    Ok((artifacts, root.config))
 }

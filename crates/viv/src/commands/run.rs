@@ -50,6 +50,11 @@ pub fn run_with(
         terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
     };
     let mut resolved = prepare::settings_of(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    // What an image puts before commands is not for an agent.
+    resolved.entrypoint = match &arguments.entrypoint {
+        Some(entrypoint) => Some(entrypoint.0.clone()),
+        None => agent.as_ref().map(|_| Vec::new()),
+    };
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
     // After the check: what an agent keeps is viv's own state, and the only part of it that is ever shared.
     let agent = agent.map(|agent| (agent.apply(&mut resolved, &paths), agent));
@@ -63,8 +68,8 @@ pub fn run_with(
         return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }
     viv_sandbox::check_network(&resolved.sandbox.network)?;
-    let Resolved { sandbox, mut exec, network, timeout, warnings, .. } = resolved;
-    for warning in &warnings {
+    let Resolved { sandbox, exec, network, warnings, .. } = &mut resolved;
+    for warning in &*warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
     let home = agent
@@ -75,13 +80,14 @@ pub fn run_with(
     for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
         exec.env.insert(secret.name.clone(), secret.value.clone());
     }
-    let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|plan| {
+    let ran = prepare::plan(&mut resolved, &paths, printer, &mut clock).and_then(|plan| {
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };
+        let Resolved { exec, timeout, .. } = &resolved;
         let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
         let deploy_key = arguments.network.deploy_key;
-        let program = Program { exec, takes_input, secrets, deploy_key, timeout, began };
+        let program = Program { exec: exec.clone(), takes_input, secrets, deploy_key, timeout: *timeout, began };
         block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
     drop(home);
@@ -89,8 +95,9 @@ pub fn run_with(
         clock.show(printer, ran.is_ok());
     }
     let Ran { exit_code, signal, timed_out, timings } = ran?;
-    printer.event(&JsonEvent::Result { id: &sandbox.id, exit_code, signal, timed_out, timings });
-    Ok((exit_code, sandbox.id))
+    let id = resolved.sandbox.id;
+    printer.event(&JsonEvent::Result { id: &id, exit_code, signal, timed_out, timings });
+    Ok((exit_code, id))
 }
 
 /// What is run in a sandbox.

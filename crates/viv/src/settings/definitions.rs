@@ -114,11 +114,11 @@ settings! {
     };
     WORKDIR = Setting {
         key: "workdir", flag: "--workdir", help: "Directory inside to start in, absolute or relative to the workspace",
-        default: "the workspace", example: "\"packages/api\"", project: ProjectRule::Allowed,
+        default: "the workspace, or the image's own for its own program", example: "\"packages/api\"", project: ProjectRule::Allowed,
     };
     USER = Setting {
-        key: "user", flag: "--user", help: "User inside to run as",
-        default: "agent", example: "\"root\"", project: ProjectRule::Allowed,
+        key: "user", flag: "--user", help: "User inside to run as: NAME, UID, NAME:GROUP or UID:GID",
+        default: "the image's own, else agent", example: "\"root\"", project: ProjectRule::Allowed,
     };
     TIMEOUT = Setting {
         key: "timeout", flag: "--timeout", help: "Kill the program after this long, such as 90s, 5m or 1h30m; the exit code is then 124",

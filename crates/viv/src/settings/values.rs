@@ -229,11 +229,26 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 /// Says what a user name looks like.
 pub fn parse_user(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    if !text.is_empty() && text.len() <= 32 && !text.starts_with('-') && text.chars().all(allowed) {
+    let is_name =
+        |name: &str| !name.is_empty() && name.len() <= 32 && !name.starts_with('-') && name.chars().all(allowed);
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    if is_name(user) && group.is_none_or(is_name) {
         Ok(text.to_owned())
     } else {
-        Err("not a user name".to_owned())
+        Err("not a user: NAME, UID, NAME:GROUP or UID:GID".to_owned())
     }
+}
+
+/// Words out of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+/// Takes a text apart into words as a POSIX shell does, without expanding anything.
+///
+/// # Errors
+/// Says that a quote is open.
+pub fn parse_words(text: &str) -> Result<Words, String> {
+    shlex::split(text).map(Words).ok_or_else(|| "a quote in it is not closed".to_owned())
 }
 
 /// Checks the name of an environment variable.

@@ -14,6 +14,7 @@ mod exhaustion;
 mod faults;
 mod gateway;
 mod identity;
+mod images;
 mod isolation;
 mod kernel;
 mod key_search;
