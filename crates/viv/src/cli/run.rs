@@ -27,9 +27,11 @@ Examples:
   viv run --timing -- true                   where the time goes
   viv run --dry-run                          what would be run, without running it
   viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
-  viv run --gateway anthropic --budget 500k-tokens -- claude -p \"fix the tests\"
   viv run -p git,ripgrep,npm:prettier -- make lint
   viv run --devcontainer                     as the project's devcontainer.json has it
+  viv run claude                             an agent, ready to work; see `viv agent ls`
+  viv run --budget 500k-tokens claude \"fix the tests\"
+  viv run claude -- --resume                 flags of the agent's own
   viv run --publish 8080 -- python3 -m http.server 8080
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
@@ -38,7 +40,7 @@ names and nothing else of the network; see docs/network.md.
 
 Exit code: the command's; 124 timed out, 125 viv failed, 126 not executable, 127 not found.")]
 pub struct RunArguments {
-    /// Program and arguments; a login shell without them
+    /// Program and arguments, or an agent's name and what it is to do; a login shell without them
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 
@@ -88,6 +90,13 @@ pub struct RunArguments {
     /// Label shown by `viv ps --json`; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::parse_label, help_heading = "Sandbox")]
     pub labels: Vec<(String, String)>,
+
+    /// Start with an empty home, for an agent called by name; the old one is kept as `previous`
+    #[arg(long, help_heading = "Agent")]
+    pub fresh: bool,
+    /// Copy your own configuration of the agent into its home, without credentials
+    #[arg(long, help_heading = "Agent")]
+    pub import_config: bool,
 
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]

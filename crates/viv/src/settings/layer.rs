@@ -18,6 +18,8 @@ use super::values::Size;
 pub enum Origin {
     /// Built in.
     Default,
+    /// The preset of the agent that is run.
+    Preset,
     /// The user's own configuration file.
     UserConfig,
     /// The project's `devcontainer.json`.
@@ -34,6 +36,7 @@ impl Origin {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Default => "default",
+            Self::Preset => "agent's preset",
             Self::UserConfig => "user configuration",
             Self::DevContainer => "devcontainer.json",
             Self::Project => "viv.toml",
