@@ -36,6 +36,10 @@ pub enum ErrorKind {
     NoSuchPackage,
     /// The image lacks the package manager that is asked for.
     NoPackageManager,
+    /// An archive holds what no honest one does, such as names that lead out of it.
+    UnsafeArchive,
+    /// An archive or a directory holds more than it may.
+    TooLarge,
     /// The cache cannot be used.
     Cache,
     /// Reading or writing failed.
@@ -58,6 +62,8 @@ impl viv_error::Kind for ErrorKind {
             Self::BadReference => "bad_reference",
             Self::NoSuchPackage => "no_such_package",
             Self::NoPackageManager => "no_package_manager",
+            Self::UnsafeArchive => "unsafe_archive",
+            Self::TooLarge => "too_large",
             Self::Cache => "cache",
             Self::Io => "io",
         }

@@ -38,6 +38,7 @@ mod config;
 mod cpio;
 mod elf;
 mod error;
+pub mod filesystem;
 mod initramfs;
 mod kernel;
 mod modules;
