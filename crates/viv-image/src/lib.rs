@@ -42,6 +42,7 @@ pub mod filesystem;
 mod initramfs;
 mod kernel;
 mod modules;
+mod oci;
 mod output;
 mod own_kernel;
 mod packages;
@@ -62,13 +63,14 @@ pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
 pub use modules::When;
+pub use oci::{Patience, Platform, RegistryAccess};
 pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
     preferred_kernel, remove_own_kernel, select_kernel,
 };
 pub use packages::{Layer, Manager, Package, ensure_layers};
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use root::{RootImage, ensure_root};
+pub use root::{RootImage, ensure_root, ensure_root_with, pull};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use source::ImageSource;
 pub use tools::{MissingTool, missing_tools};

@@ -14,6 +14,7 @@ use crate::cache::{Built, Cache, Outside, Recipe, Stamp, hash_file};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::kernel::{debootstrap, missing_or};
+use crate::oci::{self, Lookup, RegistryAccess};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
 use crate::sources::SUITE;
@@ -41,8 +42,27 @@ pub struct RootImage {
 /// # Errors
 /// [`ErrorKind::NotFound`], [`ErrorKind::BadImage`] and [`ErrorKind::Corrupt`] for files;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
-/// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSpace`] and [`ErrorKind::Io`] for both.
+/// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSuchImage`], [`ErrorKind::NoSuchPlatform`],
+/// [`ErrorKind::UnsupportedImage`], [`ErrorKind::Unauthorized`], [`ErrorKind::DigestMismatch`],
+/// [`ErrorKind::Download`] and [`ErrorKind::Docker`] for OCI images; [`ErrorKind::NoSpace`] and
+/// [`ErrorKind::Io`] for all.
 pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress) -> Result<RootImage> {
+    ensure_root_with(cache, source, &RegistryAccess::of_environment(), progress)
+}
+
+/// As [`ensure_root`], with registries spoken to as `access` says.
+///
+/// # Errors
+/// Those of [`ensure_root`].
+pub fn ensure_root_with(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
+    if let Some(image) = oci::ensure(cache, source, access, Lookup::Remembered, progress) {
+        return image;
+    }
     match source {
         ImageSource::Default => {
             let made = cache.ensure(&default_recipe(), progress, |staging| {
@@ -71,6 +91,23 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
         }
         ImageSource::Erofs(path) => from_file(cache, path, progress),
         other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
+    }
+}
+
+/// The root image as its source has it now. [`ensure_root`] asks a registry, or Docker, but once what a
+/// reference means, and goes by that from then on; this asks again, and downloads what has changed.
+///
+/// # Errors
+/// Those of [`ensure_root`].
+pub fn pull(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
+    match oci::ensure(cache, source, access, Lookup::Fresh, progress) {
+        Some(image) => image,
+        None => ensure_root_with(cache, source, access, progress),
     }
 }
 

@@ -6,7 +6,7 @@ use super::digest::Digest;
 use super::manifest::{MAX_DOCUMENT_BYTES, malformed, no_such_platform, unsupported};
 use super::platform::Platform;
 use crate::config::ImageConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What is taken from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +56,9 @@ fn config(read: &oci_spec::image::Config) -> Result<ImageConfig> {
         user: text(read.user()),
     };
     let named = config.environment.iter().flat_map(|(name, value)| [name, value]);
-    let mut all = named.chain(&config.entrypoint).chain(&config.command);
+    let single = [&config.working_directory, &config.user].into_iter().flatten();
     // No program could be given such a word.
-    if all.any(|word| word.contains('\0')) || [&config.working_directory, &config.user].into_iter().flatten().any(|word| word.contains('\0')) {
+    if named.chain(&config.entrypoint).chain(&config.command).chain(single).any(|word| word.contains('\0')) {
         return Err(unsupported("its configuration has a NUL byte in a word"));
     }
     Ok(config)
@@ -76,7 +76,7 @@ impl ImageInfo {
     }
 
     /// That it speaks of as many layers as its manifest.
-    pub(crate) fn check_layers(&self, count: usize) -> Result<(), Error> {
+    pub(crate) fn check_layers(&self, count: usize) -> Result<()> {
         if self.diff_ids.len() == count {
             return Ok(());
         }

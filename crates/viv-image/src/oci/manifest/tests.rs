@@ -91,8 +91,13 @@ fn index(platforms: &[Option<&str>]) -> Vec<Candidate> {
 
 #[test]
 fn one_of_several() {
-    let candidates =
-        index(&[Some("linux/arm/v6"), Some("linux/arm/v7"), Some("linux/amd64/v3"), Some("linux/amd64"), Some("unknown/unknown")]);
+    let candidates = index(&[
+        Some("linux/arm/v6"),
+        Some("linux/arm/v7"),
+        Some("linux/amd64/v3"),
+        Some("linux/amd64"),
+        Some("unknown/unknown"),
+    ]);
     let chosen = |wanted: &str| {
         let chosen = choose(&candidates, &wanted.parse().unwrap());
         chosen.map(|found| found.platform.as_ref().unwrap().to_string())
