@@ -107,6 +107,7 @@ impl Archive {
                 let message = format!("{} unpacks to more than {} GiB", path.display(), MAX_UNPACKED_BYTES >> 30);
                 return Err(Error::new(ErrorKind::TooLarge, message));
             }
+            output.rewind().map_err(io_error("read", &unpacked))?;
             file = output;
         }
         let entries = entries(&mut file).map_err(|why| {

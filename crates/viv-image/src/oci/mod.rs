@@ -153,7 +153,7 @@ impl<'a> Origin<'a> {
         progress: &dyn Progress,
     ) -> Result<RootImage> {
         let recipe = self.recipe();
-        let mut lookup = lookup;
+        let mut again = false;
         loop {
             let usable =
                 |named: &Made| lookup == Lookup::Remembered && image_of(named).is_ok_and(|image| cache.has(&image));
@@ -172,7 +172,7 @@ impl<'a> Origin<'a> {
                 Err(Error::new(ErrorKind::Cache, "the image has just been removed from the cache"))
             });
             match made {
-                Err(_) if gone && lookup == Lookup::Remembered => lookup = Lookup::Fresh,
+                Err(_) if gone && !again => again = true,
                 made => return root_image(cache, made?),
             }
         }
