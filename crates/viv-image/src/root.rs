@@ -13,6 +13,7 @@ use crate::bootstrap::{self, DPKG_OPTIONS, FINISH_SCRIPT, Host, NPM_SCRIPT, PACK
 use crate::cache::{Built, Cache, Outside, Recipe, Stamp, hash_file};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
+use crate::import;
 use crate::kernel::{debootstrap, missing_or};
 use crate::oci::{self, Lookup, RegistryAccess};
 use crate::progress::{Progress, ProgressEvent};
@@ -36,11 +37,12 @@ pub struct RootImage {
     pub config: ImageConfig,
 }
 
-/// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file of the
-/// user's is read once for each state it is in.
+/// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file or directory
+/// of the user's is read once for each state it is in.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`], [`ErrorKind::BadImage`] and [`ErrorKind::Corrupt`] for files;
+/// [`ErrorKind::UnsafeArchive`] and [`ErrorKind::TooLarge`] for archives and directories;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
 /// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSuchImage`], [`ErrorKind::NoSuchPlatform`],
 /// [`ErrorKind::UnsupportedImage`], [`ErrorKind::Unauthorized`], [`ErrorKind::DigestMismatch`],
@@ -90,6 +92,8 @@ pub fn ensure_root_with(
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
         ImageSource::Erofs(path) => from_file(cache, path, progress),
+        ImageSource::Tar(path) => import::from_tar(cache, path, progress),
+        ImageSource::Directory(path) => import::from_directory(cache, path, progress),
         other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
     }
 }
