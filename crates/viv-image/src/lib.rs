@@ -64,6 +64,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
 pub use modules::When;
+#[doc(hidden)]
+pub use oci::read_documents;
 pub use oci::{Patience, Platform, RegistryAccess};
 pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,

@@ -62,9 +62,16 @@ pub fn ensure_root_with(
     access: &RegistryAccess,
     progress: &dyn Progress,
 ) -> Result<RootImage> {
-    if let Some(image) = oci::ensure(cache, source, access, Lookup::Remembered, progress) {
-        return image;
-    }
+    ensure(cache, source, access, Lookup::Remembered, progress)
+}
+
+fn ensure(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    lookup: Lookup,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
     match source {
         ImageSource::Default => {
             let made = cache.ensure(&default_recipe(), progress, |staging| {
@@ -94,7 +101,9 @@ pub fn ensure_root_with(
         ImageSource::Erofs(path) => from_file(cache, path, progress),
         ImageSource::Tar(path) => import::from_tar(cache, path, progress),
         ImageSource::Directory(path) => import::from_directory(cache, path, progress),
-        other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
+        ImageSource::Oci { .. } | ImageSource::OciArchive { .. } | ImageSource::DockerDaemon(_) => {
+            oci::ensure(cache, source, access, lookup, progress)
+        }
     }
 }
 
@@ -109,10 +118,7 @@ pub fn pull(
     access: &RegistryAccess,
     progress: &dyn Progress,
 ) -> Result<RootImage> {
-    match oci::ensure(cache, source, access, Lookup::Fresh, progress) {
-        Some(image) => image,
-        None => ensure_root_with(cache, source, access, progress),
-    }
+    ensure(cache, source, access, Lookup::Fresh, progress)
 }
 
 pub(crate) fn default_recipe() -> Recipe {

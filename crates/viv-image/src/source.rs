@@ -86,7 +86,7 @@ impl ImageSource {
             Self::Oci { reference, .. } => Ok(Self::Oci { reference, platform: Some(chosen) }),
             Self::OciArchive { path, name, .. } => Ok(Self::OciArchive { path, name, platform: Some(chosen) }),
             other => Err(Error::new(ErrorKind::BadReference, format!("{other} is for one platform only"))
-                .hint("--platform chooses among those of oci:REFERENCE and oci-archive:FILE")),
+                .hint("only oci:REFERENCE and oci-archive:FILE have a choice")),
         }
     }
 }

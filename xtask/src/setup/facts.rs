@@ -67,6 +67,10 @@ const PACKAGES: &[Package] = &[
     // Whose registries sandboxes are let to. cargo and apt are there.
     for_tests("npm", Sign::Program("npm")),
     for_tests("python3-pip", Sign::PythonModule("pip")),
+    // A registry, what fills it, and what says how its images are unpacked.
+    for_tests("docker-registry", Sign::Program("docker-registry")),
+    for_tests("skopeo", Sign::Program("skopeo")),
+    for_tests("umoci", Sign::Program("umoci")),
     // What configuring a kernel takes, and building one.
     for_tests("make", Sign::Program("make")),
     for_tests("flex", Sign::Program("flex")),

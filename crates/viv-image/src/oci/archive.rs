@@ -288,8 +288,13 @@ fn list(names: impl Iterator<Item = String>) -> String {
     if names.is_empty() { "none has a name".to_owned() } else { names.join(", ") }
 }
 
+/// How many entries bytes have as an archive.
+pub(super) fn read_table(bytes: &[u8]) -> usize {
+    entries(&mut io::Cursor::new(bytes)).map_or(0, |entries| entries.len())
+}
+
 /// The entries of a tar archive that are files or links to such.
-fn entries(file: &mut File) -> io::Result<BTreeMap<String, Entry>> {
+fn entries(file: &mut (impl Read + Seek)) -> io::Result<BTreeMap<String, Entry>> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     let mut found = BTreeMap::new();
     let mut archive = tar::Archive::new(&mut *file);

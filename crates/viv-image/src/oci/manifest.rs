@@ -172,7 +172,8 @@ pub(crate) fn choose<'a>(candidates: &'a [Candidate], wanted: &Platform) -> Resu
 pub(crate) fn no_such_platform(wanted: &Platform, there: &str) -> Error {
     let there = if there.is_empty() { "nothing" } else { there };
     Error::new(ErrorKind::NoSuchPlatform, format!("it is not there for {wanted}, only for {there}"))
-        .hint("choose one with --platform; only what this host's processor runs can be started")
+        .hint("choose one that there is: REFERENCE?platform=OS/ARCHITECTURE")
+        .hint("only what this host's processor runs can be started")
 }
 
 pub(super) fn unsupported(message: impl Into<String>) -> Error {

@@ -82,47 +82,56 @@ fn parse_reference(text: &str) -> Result<Reference> {
     })
 }
 
-/// The root image of one of the sources this module knows; `None` for others.
+/// Reads bytes as whatever an image is described by, for fuzzing: as a manifest, a configuration, an archive's
+/// table. Says how many layers were found.
+#[doc(hidden)]
+#[must_use]
+pub fn read_documents(bytes: &[u8]) -> usize {
+    let layers = match manifest::parse(bytes) {
+        Ok(Document::Image(manifest)) => manifest.layers.len(),
+        Ok(Document::Index(candidates)) => manifest::choose(&candidates, &Platform::host()).map_or(0, |_| 0),
+        Err(_) => 0,
+    };
+    let described = image_config::parse(bytes).map_or(0, |info| info.diff_ids.len());
+    layers + described + archive::read_table(bytes)
+}
+
+/// The root image of one of the three sources above.
 pub(crate) fn ensure(
     cache: &Cache,
     source: &ImageSource,
     access: &RegistryAccess,
     lookup: Lookup,
     progress: &dyn Progress,
-) -> Option<Result<RootImage>> {
-    let origin = match Origin::of(source)? {
-        Ok(origin) => origin,
-        Err(error) => return Some(Err(error)),
-    };
-    Some(origin.ensure(cache, access, lookup, progress))
+) -> Result<RootImage> {
+    Origin::of(source)?.ensure(cache, access, lookup, progress)
 }
 
 /// Where an image comes from, looked at.
 enum Origin<'a> {
     Registry { reference: Reference, platform: &'a Option<Platform> },
-    Archive { path: &'a Path, stamp: Option<Stamp>, name: Option<&'a str>, platform: &'a Option<Platform> },
+    Archive { path: &'a Path, stamp: Stamp, name: Option<&'a str>, platform: &'a Option<Platform> },
     Docker { reference: &'a str },
 }
 
 impl<'a> Origin<'a> {
-    fn of(source: &'a ImageSource) -> Option<Result<Self>> {
-        Some(match source {
+    fn of(source: &'a ImageSource) -> Result<Self> {
+        match source {
             ImageSource::Oci { reference, platform } => {
-                parse_reference(reference).map(|reference| Self::Registry { reference, platform })
+                Ok(Self::Registry { reference: parse_reference(reference)?, platform })
             }
             ImageSource::OciArchive { path, name, platform } => {
                 // A directory's own stamp says nothing of what is in it; its index's does.
                 let index = if path.is_dir() { path.join("index.json") } else { path.clone() };
-                Stamp::of(&index).map_err(missing_or("image", &index)).map(|stamp| Self::Archive {
-                    path,
-                    stamp: Some(stamp),
-                    name: name.as_deref(),
-                    platform,
-                })
+                let stamp = Stamp::of(&index).map_err(missing_or("image", &index))?;
+                Ok(Self::Archive { path, stamp, name: name.as_deref(), platform })
             }
-            ImageSource::DockerDaemon(reference) => parse_reference(reference).map(|_| Self::Docker { reference }),
-            _ => return None,
-        })
+            ImageSource::DockerDaemon(reference) => {
+                parse_reference(reference)?;
+                Ok(Self::Docker { reference })
+            }
+            other => Err(Error::new(ErrorKind::BadReference, format!("{other} is no OCI image"))),
+        }
     }
 
     /// What it is remembered by.
