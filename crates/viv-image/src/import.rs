@@ -242,17 +242,17 @@ mod tests {
         let again = Events::default();
         assert_eq!(ensure_root(&cache, &source, &again).unwrap(), image);
         assert_eq!(again.0.lock().unwrap().len(), 0, "a warm cache is silent");
-        let changes: [&dyn Fn(&Path) -> io::Result<()>; 4] = [
-            &|tool| std::fs::write(tool, "2"),
-            &|tool| std::os::unix::fs::symlink("usr", tool.with_file_name("link")),
-            &|tool| std::fs::set_permissions(tool, std::os::unix::fs::PermissionsExt::from_mode(0o4755)),
-            &|tool| std::fs::remove_file(tool),
-        ];
+        let tool = path.join("usr/bin/tool");
+        let digest = || ensure_root(&cache, &source, &NoProgress).unwrap().digest;
         let mut digests = vec![image.digest];
-        for change in changes {
-            change(&path.join("usr/bin/tool")).unwrap();
-            digests.push(ensure_root(&cache, &source, &NoProgress).unwrap().digest);
-        }
+        std::fs::write(&tool, "2").unwrap();
+        digests.push(digest());
+        std::os::unix::fs::symlink("usr", tool.with_file_name("link")).unwrap();
+        digests.push(digest());
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+        digests.push(digest());
+        std::fs::remove_file(&tool).unwrap();
+        digests.push(digest());
         digests.sort_unstable();
         digests.dedup();
         assert_eq!(digests.len(), 5);

@@ -11,7 +11,7 @@ mod support;
 mod tars;
 mod unsafe_archives;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use viv_image::filesystem::{FileSystem, Limits, Whiteouts};
@@ -22,7 +22,7 @@ fn image(archives: &[&[u8]], whiteouts: Whiteouts) -> Result<Vec<u8>> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.erofs");
     write(&path, archives, whiteouts, Limits::default())?;
-    assert_eq!(left_beside(&path), [path.clone()]);
+    assert_eq!(left_beside(&path), 1);
     check(&path);
     Ok(std::fs::read(&path).unwrap())
 }
@@ -38,8 +38,9 @@ fn write(path: &Path, archives: &[&[u8]], whiteouts: Whiteouts, limits: Limits) 
     Ok(())
 }
 
-fn left_beside(path: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect()
+/// How many files there are where the image is.
+fn left_beside(path: &Path) -> usize {
+    std::fs::read_dir(path.parent().unwrap()).unwrap().count()
 }
 
 /// The image of these entries as one archive.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use viv_image::filesystem::{FileSystem, Limits, Whiteouts, decompress};
 
-use super::{check, have, run, tool};
+use super::{check, have, run, tars, tool};
 
 /// An image that is mounted until this is dropped.
 struct Mounted<'a>(&'a Path);
@@ -209,4 +209,45 @@ fn layers_as_umoci_unpacks_them() {
     let place = at("mounted");
     let mounted = Mounted::new(&at("image.erofs"), &place);
     assert_same(mounted.0, &bundle.join("rootfs"), 20);
+}
+
+/// A layer of packages over a root, as a guest stacks them.
+#[test]
+fn layers_as_overlayfs_reads_them() {
+    if !can_mount() || !std::fs::read_to_string("/proc/filesystems").unwrap().contains("\toverlay\n") {
+        return;
+    }
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let lower = [
+        tars::directory("opaque"),
+        tars::file("opaque/old", "1"),
+        tars::directory("merged"),
+        tars::file("merged/old", "1"),
+        tars::file("gone", "1"),
+        tars::file("merged/gone", "1"),
+        tars::file("kept", "1"),
+    ];
+    let upper = [
+        tars::directory("opaque").attribute("user.overlay.opaque", b"y").attribute("user.overlay.origin", b"x"),
+        tars::file("opaque/new", "2"),
+        tars::device(b'3', "gone", (0, 0)),
+        tars::device(b'3', "merged/gone", (0, 0)),
+        tars::file("merged/new", "2"),
+    ];
+    std::fs::write(at("lower.tar"), tars::archive(&lower)).unwrap();
+    std::fs::write(at("upper.tar"), tars::archive(&upper)).unwrap();
+    import(&[&at("lower.tar")], Whiteouts::None, &at("lower.erofs"));
+    import(&[&at("upper.tar")], Whiteouts::Overlay, &at("upper.erofs"));
+    let places = [at("lower"), at("upper")];
+    let _mounted = [Mounted::new(&at("lower.erofs"), &places[0]), Mounted::new(&at("upper.erofs"), &places[1])];
+    let stacked = at("stacked");
+    std::fs::create_dir(&stacked).unwrap();
+    let layers = format!("ro,lowerdir={}:{}", places[1].display(), places[0].display());
+    run(tool("mount").args(["-t", "overlay", "-o", &layers, "overlay"]).arg(&stacked));
+    let stacked = Mounted(&stacked);
+    let found = listing(stacked.0);
+    let paths: Vec<String> = found.keys().map(|path| path.display().to_string()).collect();
+    assert_eq!(paths, ["", "kept", "merged", "merged/new", "merged/old", "opaque", "opaque/new"]);
+    drop(stacked);
 }

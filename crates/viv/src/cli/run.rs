@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use viv_image::{ImageSource, Package};
+use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
@@ -108,6 +108,8 @@ pub struct MachineArguments {
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "IMAGE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<ImageSource>,
+    #[arg(long, value_name = "PLATFORM", help = d::PLATFORM.help_of_flag(), help_heading = "Machine")]
+    pub platform: Option<Platform>,
     #[arg(short, long = "package", value_name = "NAME", help = d::PACKAGES.help_of_flag(), value_delimiter = ',', num_args = 1.., help_heading = "Machine")]
     pub packages: Vec<Package>,
 }
@@ -136,6 +138,7 @@ impl MachineArguments {
                 let absolute = source.try_map_path(|path| Ok::<_, std::convert::Infallible>(directory.join(path)));
                 found(absolute.unwrap_or_default())
             }),
+            platform: self.platform.clone().map(found),
             packages: self.packages.iter().cloned().map(found).collect(),
             ..Layer::default()
         }
