@@ -25,6 +25,7 @@
 //! | `VIV_DEBIAN_MIRROR` | a Debian mirror's URI, instead of the one the host uses |
 //! | `TMPDIR` | where roots and own kernels are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
 //! | `http_proxy`, `https_proxy`, `no_proxy` | as everywhere |
+//! | `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`, `CONTAINERS_REGISTRIES_CONF` | logins and mirrors of registries, as podman and Docker have them: see [`RegistryAccess`] |
 //! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
 //!
 //! apt's and pip's configuration files on the host are heeded as well. The cache is safe to delete at

@@ -16,6 +16,7 @@ use super::digest::{Digest, Hashing};
 use super::image_config::{self, ImageInfo};
 use super::manifest::{self, Blob, Candidate, Document, MAX_DOCUMENT_BYTES, unsupported};
 use super::platform::Platform;
+use super::reference;
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::filesystem::decompress;
 
@@ -270,7 +271,7 @@ fn by_name<'a>(candidates: &'a [Candidate], name: Option<&str>, platform: &Platf
 
 /// Whether what an archive has is what was asked for: by the same words, or by what they mean.
 fn is_called(full: &str, asked: &str) -> bool {
-    let meaning = |text: &str| text.parse::<oci_spec::distribution::Reference>().ok().map(|name| name.whole());
+    let meaning = |text: &str| reference::parse(text).ok().map(|name| name.whole());
     full == asked || meaning(full).is_some_and(|full| meaning(asked) == Some(full))
 }
 

@@ -10,6 +10,7 @@ use oci_spec::distribution::Reference;
 use serde::Deserialize;
 
 use super::access::RegistryAccess;
+use super::reference;
 use crate::error::{Error, ErrorKind, Result, io_error};
 
 /// One place that has an image, or may have.
@@ -120,7 +121,7 @@ impl Endpoint {
     /// `HOST[:PORT]/NAME`.
     fn at(place: &str, insecure: bool) -> Option<Self> {
         // What a name may be, and so what becomes part of an address, is decided in one place.
-        let reference = Reference::try_from(place).ok()?;
+        let reference = reference::parse(place).ok()?;
         let (host, repository) = place.split_once('/')?;
         (reference.tag() == Some("latest") && !repository.contains(':')).then(|| Self {
             host: host.to_owned(),
@@ -243,7 +244,7 @@ mod tests {
             docker_daemon_file: Some(json),
             ..RegistryAccess::anonymous()
         };
-        let found = endpoints(&access, &reference.parse().unwrap())?;
+        let found = endpoints(&access, &reference::parse(reference).unwrap())?;
         Ok(found
             .iter()
             .map(|at| format!("{}{} {}", if at.insecure { "http:" } else { "" }, at.host, at.repository))
@@ -255,7 +256,7 @@ mod tests {
         assert_eq!(of("registry.example/a/b:1", "", "{}").unwrap(), ["registry.example a/b"]);
         assert_eq!(of("localhost:5000/a", "", "{}").unwrap(), ["http:localhost:5000 a"]);
         assert_eq!(of("127.0.0.2:5000/a", "", "{}").unwrap(), ["http:127.0.0.2:5000 a"]);
-        let default: Reference = "alpine".parse().unwrap();
+        let default = reference::parse("alpine").unwrap();
         let expected = format!("{} library/alpine", default.resolve_registry());
         assert_eq!(of("alpine", "", "{}").unwrap(), [expected]);
     }

@@ -22,6 +22,7 @@ mod hosts;
 mod image_config;
 mod manifest;
 mod platform;
+mod reference;
 mod registry;
 
 use std::path::Path;
@@ -71,15 +72,7 @@ pub(crate) enum Lookup {
 /// # Errors
 /// [`ErrorKind::BadReference`].
 pub(crate) fn check_reference(text: &str) -> Result<()> {
-    parse_reference(text).map(drop)
-}
-
-fn parse_reference(text: &str) -> Result<Reference> {
-    text.parse().map_err(|why| {
-        Error::new(ErrorKind::BadReference, format!("`{}` names no image", text.escape_debug()))
-            .source(why)
-            .hint("give [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST], in small letters")
-    })
+    reference::parse(text).map(drop)
 }
 
 /// Reads bytes as whatever an image is described by, for fuzzing: as a manifest, a configuration, an archive's
@@ -118,7 +111,7 @@ impl<'a> Origin<'a> {
     fn of(source: &'a ImageSource) -> Result<Self> {
         match source {
             ImageSource::Oci { reference, platform } => {
-                Ok(Self::Registry { reference: parse_reference(reference)?, platform })
+                Ok(Self::Registry { reference: reference::parse(reference)?, platform })
             }
             ImageSource::OciArchive { path, name, platform } => {
                 // A directory's own stamp says nothing of what is in it; its index's does.
@@ -127,7 +120,7 @@ impl<'a> Origin<'a> {
                 Ok(Self::Archive { path, stamp, name: name.as_deref(), platform })
             }
             ImageSource::DockerDaemon(reference) => {
-                parse_reference(reference)?;
+                reference::parse(reference)?;
                 Ok(Self::Docker { reference })
             }
             other => Err(Error::new(ErrorKind::BadReference, format!("{other} is no OCI image"))),

@@ -113,7 +113,7 @@ fn a_name_chooses_among_several() {
     let (_directory, archive) = open(&bytes).unwrap();
     let image = archive.image(Some("app:1"), &host).unwrap();
     assert_eq!((image.info.config.user.as_deref(), image.id), (Some("me"), Digest::of(config.as_bytes())));
-    let full = "app:1".parse::<oci_spec::distribution::Reference>().unwrap().whole();
+    let full = reference::parse("app:1").unwrap().whole();
     archive.image(Some(&full), &host).unwrap();
     for name in [None, Some("app:2"), Some("app")] {
         assert_eq!(*archive.image(name, &host).unwrap_err().kind(), ErrorKind::NoSuchImage);
