@@ -6,8 +6,8 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 9] =
-    ["decoders", "clients", "meter", "names", "egress", "frames", "archives", "devcontainer", "homes"];
+const TARGETS: [&str; 10] =
+    ["decoders", "clients", "meter", "names", "egress", "frames", "archives", "devcontainer", "homes", "images"];
 
 /// Runs each fuzz target for its share of this time.
 pub fn run(seconds: u64) -> Result<()> {

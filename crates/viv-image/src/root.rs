@@ -15,6 +15,7 @@ use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::import;
 use crate::kernel::{debootstrap, missing_or};
+use crate::oci::{self, Lookup, RegistryAccess};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
 use crate::sources::SUITE;
@@ -44,8 +45,34 @@ pub struct RootImage {
 /// [`ErrorKind::NotFound`], [`ErrorKind::BadImage`] and [`ErrorKind::Corrupt`] for files;
 /// [`ErrorKind::UnsafeArchive`] and [`ErrorKind::TooLarge`] for archives and directories;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
-/// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSpace`] and [`ErrorKind::Io`] for both.
+/// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSuchImage`], [`ErrorKind::NoSuchPlatform`],
+/// [`ErrorKind::UnsupportedImage`], [`ErrorKind::Unauthorized`], [`ErrorKind::DigestMismatch`],
+/// [`ErrorKind::Download`] and [`ErrorKind::Docker`] for OCI images; [`ErrorKind::NoSpace`] and
+/// [`ErrorKind::Io`] for all.
 pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress) -> Result<RootImage> {
+    ensure_root_with(cache, source, &RegistryAccess::of_environment(), progress)
+}
+
+/// As [`ensure_root`], with registries spoken to as `access` says.
+///
+/// # Errors
+/// Those of [`ensure_root`].
+pub fn ensure_root_with(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
+    ensure(cache, source, access, Lookup::Remembered, progress)
+}
+
+fn ensure(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    lookup: Lookup,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
     match source {
         ImageSource::Default => {
             let made = cache.ensure(&default_recipe(), progress, |staging| {
@@ -76,8 +103,24 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
         ImageSource::Tar(path) => import::from_tar(cache, path, progress),
         ImageSource::Directory(path) => import::from_directory(cache, path, progress),
         ImageSource::Named(name) => named_image(cache, name),
-        other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
+        ImageSource::Oci { .. } | ImageSource::OciArchive { .. } | ImageSource::DockerDaemon(_) => {
+            oci::ensure(cache, source, access, lookup, progress)
+        }
     }
+}
+
+/// The root image as its source has it now. [`ensure_root`] asks a registry, or Docker, but once what a
+/// reference means, and goes by that from then on; this asks again, and downloads what has changed.
+///
+/// # Errors
+/// Those of [`ensure_root`].
+pub fn pull(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
+    ensure(cache, source, access, Lookup::Fresh, progress)
 }
 
 pub(crate) fn default_recipe() -> Recipe {

@@ -195,8 +195,20 @@ impl Cache {
         progress: &dyn Progress,
         build: impl FnOnce(&Staging<'_>) -> Result<Built>,
     ) -> Result<Made> {
-        if let Lookup::Usable(made) = self.lookup(recipe)? {
-            return Ok(made);
+        self.ensure_if(recipe, &|_| true, progress, build)
+    }
+
+    /// As [`Cache::ensure`], but what is there and is not `usable` is made again, and kept until it has been.
+    pub(crate) fn ensure_if(
+        &self,
+        recipe: &Recipe,
+        usable: &dyn Fn(&Made) -> bool,
+        progress: &dyn Progress,
+        build: impl FnOnce(&Staging<'_>) -> Result<Built>,
+    ) -> Result<Made> {
+        match self.lookup(recipe)? {
+            Lookup::Usable(made) if usable(&made) => return Ok(made),
+            _ => {}
         }
         let lock_name = format!("{}-{}", recipe.kind, recipe.key());
         let mut waited = false;
@@ -206,7 +218,7 @@ impl Cache {
         })?;
         // Whoever held the lock may have made it.
         match self.lookup(recipe)? {
-            Lookup::Usable(made) => {
+            Lookup::Usable(made) if usable(&made) => {
                 if waited {
                     progress.event(ProgressEvent::Finished);
                 }
@@ -217,7 +229,7 @@ impl Cache {
                 progress.event(ProgressEvent::Step { message });
                 self.forget(recipe)?;
             }
-            Lookup::Missing => {}
+            Lookup::Usable(_) | Lookup::Missing => {}
         }
         leftovers::sweep(self, &lock, progress)?;
         progress.event(ProgressEvent::Started { what: recipe.what.clone() });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use viv_image::{ImageSource, Package};
+use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
@@ -126,6 +126,8 @@ pub struct MachineArguments {
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "IMAGE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<ImageSource>,
+    #[arg(long, value_name = "PLATFORM", help = d::PLATFORM.help_of_flag(), help_heading = "Machine")]
+    pub platform: Option<Platform>,
     #[arg(short, long = "package", value_name = "NAME", help = d::PACKAGES.help_of_flag(), value_parser = values::parse_package, value_delimiter = ',', num_args = 1.., help_heading = "Machine")]
     pub packages: Vec<Package>,
     #[arg(long, value_name = "NAME", help = d::DEVCONTAINER.help_of_flag(), value_parser = values::parse_devcontainer, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Machine")]
@@ -156,6 +158,7 @@ impl MachineArguments {
                 let absolute = source.try_map_path(|path| Ok::<_, std::convert::Infallible>(directory.join(path)));
                 found(absolute.unwrap_or_default())
             }),
+            platform: self.platform.clone().map(found),
             packages: self.packages.iter().cloned().map(found).collect(),
             devcontainer: self.devcontainer.clone().map(found),
             ..Layer::default()

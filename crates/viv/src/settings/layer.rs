@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_image::{ImageSource, Package};
+use viv_image::{ImageSource, Package, Platform};
 use viv_net::gateway::{Budget, Credential};
 use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice};
 
@@ -101,6 +101,8 @@ pub struct Layer {
     pub kernel: Option<Found<KernelChoice>>,
     /// Root image, its path absolute.
     pub image: Option<Found<ImageSource>>,
+    /// Which of the root image's builds.
+    pub platform: Option<Found<Platform>>,
     /// Packages over it, the weakest first.
     pub packages: Vec<Found<Package>>,
     /// The flake whose development shell it runs in.
@@ -182,6 +184,7 @@ impl Layer {
             accel: self.accel.or(weaker.accel),
             kernel: self.kernel.or(weaker.kernel),
             image: self.image.or(weaker.image),
+            platform: self.platform.or(weaker.platform),
             packages: weaker.packages.into_iter().chain(self.packages).collect(),
             flake: self.flake.or(weaker.flake),
             nix_store: self.nix_store.or(weaker.nix_store),
