@@ -1,7 +1,11 @@
 //! Packages on top of a root image, each set of them a layer of its own.
 
+mod host;
+mod plan;
 mod request;
+mod system;
 
+pub(crate) use host::Host;
 pub use request::{Manager, Package};
 
 use std::path::PathBuf;
