@@ -45,7 +45,7 @@ pub use blob::Stamp;
 pub(crate) use blob::{hash_file, hex_digest_of};
 pub(crate) use leftovers::Outside;
 pub(crate) use listing::Kept;
-pub(crate) use lock::Lock;
+pub(crate) use lock::{Lock, is_at};
 
 /// The version of the ref files; others count as missing.
 const FORMAT: u32 = 1;

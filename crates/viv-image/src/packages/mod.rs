@@ -1,10 +1,14 @@
 //! Packages on top of a root image, each set of them a layer of its own.
 
+mod confine;
 mod host;
+mod ids;
 mod plan;
 mod request;
 mod system;
+mod workshop;
 
+pub(crate) use confine::Confinement;
 pub(crate) use host::Host;
 pub use request::{Manager, Package};
 
