@@ -14,15 +14,25 @@
 //! The same input gives the same bytes: entries are sorted, the volume's id is zero, and no time but
 //! those of the files is written.
 
+mod apply;
+mod archive;
+mod attributes;
 mod decompress;
+mod directory;
+mod erofs;
+mod store;
+mod tree;
 
-use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use decompress::decompress;
 
-use crate::error::{Result, io_error};
+use archive::Archive;
+use store::Store;
+use tree::Tree;
+
+use crate::error::Result;
 
 /// How much an archive or a directory may hold, so that a hostile one neither fills the memory nor,
 /// packed small, the disk. What is over a limit is refused with
@@ -74,9 +84,8 @@ pub struct Summary {
 /// A file system on its way into an image.
 #[derive(Debug)]
 pub struct FileSystem {
-    output: PathBuf,
-    file: File,
-    limits: Limits,
+    tree: Tree,
+    store: Store,
 }
 
 impl FileSystem {
@@ -86,8 +95,7 @@ impl FileSystem {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) and [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace).
     pub fn create(output: &Path, limits: Limits) -> Result<Self> {
-        let file = File::options().read(true).write(true).create_new(true).open(output);
-        Ok(Self { output: output.to_path_buf(), file: file.map_err(io_error("write", output))?, limits })
+        Ok(Self { tree: Tree::new(limits), store: Store::create(output)? })
     }
 
     /// Puts an uncompressed tar archive over what is there. It is read to its very end, so that a
@@ -98,8 +106,11 @@ impl FileSystem {
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for what is over a limit,
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for what is damaged, and those of writing.
     pub fn apply_tar(&mut self, archive: &mut dyn Read, whiteouts: Whiteouts) -> Result<()> {
-        let _ = (archive, whiteouts, &self.limits);
-        Ok(())
+        self.tree.next_layer();
+        let mut budget = self.tree.limits().bytes;
+        let result = apply::tar(&mut self.tree, &mut self.store, &mut Archive::new(archive, &mut budget), whiteouts);
+        self.tree.limits().bytes = budget;
+        result
     }
 
     /// Puts a directory of the host over what is there.
@@ -107,8 +118,8 @@ impl FileSystem {
     /// # Errors
     /// As [`FileSystem::apply_tar`], and those of reading.
     pub fn apply_directory(&mut self, directory: &Path) -> Result<()> {
-        let _ = directory;
-        Ok(())
+        self.tree.next_layer();
+        directory::apply(&mut self.tree, &mut self.store, directory)
     }
 
     /// Writes what is left to write: inodes, directories and the superblock.
@@ -117,7 +128,6 @@ impl FileSystem {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace), and
     /// [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) beyond 16 TiB.
     pub fn finish(self) -> Result<Summary> {
-        let size = self.file.metadata().map_err(io_error("look at", &self.output))?.len();
-        Ok(Summary { inodes: 0, size })
+        erofs::write(&self.tree, self.store)
     }
 }
