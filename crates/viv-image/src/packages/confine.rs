@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -306,6 +306,9 @@ impl RootView {
         }
         for (bind, (_, target, writable)) in binds.iter().flatten().zip(&self.binds) {
             sys::restrict_mount(bind.as_fd(), !writable)?;
+            if rustix::fs::fstat(bind)?.st_mode & 0o170_000 == 0o100_000 {
+                file(target)?;
+            }
             put(bind, target)?;
         }
         // No namespaces within: there an attacker would have the capabilities again that are taken away
@@ -343,6 +346,17 @@ fn clone_of(path: &CStr) -> io::Result<OwnedFd> {
 /// Mounts at a path, whose last component is never followed.
 fn put(mount: &OwnedFd, path: &CStr) -> io::Result<()> {
     Ok(move_mount(mount.as_fd(), c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Makes sure of a file to mount over: a link, which may lead nowhere in here, gives way to an empty one.
+fn file(path: &CStr) -> io::Result<()> {
+    let there = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
+    if there.is_ok_and(|status| status.st_mode & 0o170_000 == 0o120_000) {
+        rustix::fs::unlink(path)?;
+    }
+    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    drop(rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?);
+    Ok(())
 }
 
 fn directory(path: &CStr) -> io::Result<()> {

@@ -31,17 +31,24 @@ use crate::error::Result;
 pub(crate) struct Recipe {
     /// Changes with what decides about a layer and is not in the scripts.
     pub version: u32,
-    /// Text of the phases' scripts.
-    pub fetch: &'static str,
-    pub install: &'static str,
+    /// The scripts that a plan chooses from.
+    pub scripts: &'static [Script],
     /// Paths, relative to the root and without `./`, of what makes the layer; the directories above come
     /// with them. None: all that was written, but caches, logs and identities.
     pub keep: Option<&'static [&'static str]>,
 }
 
+/// Text of the scripts of both phases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Script {
+    pub fetch: &'static str,
+    pub install: &'static str,
+}
+
 /// What is to be run for a certain set on a certain host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
+    pub script: Script,
     /// Packages of the image's own manager that only the build needs: a layer of their own, which lies
     /// below during the build and is no part of the result.
     pub tools: Vec<Package>,
@@ -126,6 +133,29 @@ pub(crate) fn plan(manager: Manager, set: &[Package], host: &super::Host, root: 
     match manager {
         Manager::System => super::system::plan(set, host, root),
         Manager::Npm | Manager::Pip | Manager::Cargo | Manager::Nix => Ok(Plan::default()),
+    }
+}
+
+#[cfg(test)]
+impl Plan {
+    /// All of it as text, for a snapshot, but for the scripts, of which the first line stands.
+    pub(crate) fn shown(&self) -> String {
+        let mut text = format!("tools: {:?}\narguments: {:?}\n", self.tools, self.arguments);
+        for (phase, script, step) in
+            [("FETCH", self.script.fetch, &self.fetch), ("INSTALL", self.script.install, &self.install)]
+        {
+            text.push_str(&format!("{phase} {}\n", script.lines().next().unwrap_or_default()));
+            for (name, value) in &step.environment {
+                text.push_str(&format!("  {name}={value}\n"));
+            }
+            for (name, content) in &step.files {
+                text.push_str(&format!("  {name}:\n"));
+                for line in String::from_utf8_lossy(content).lines() {
+                    text.push_str(&format!("    {line}\n"));
+                }
+            }
+        }
+        text
     }
 }
 
