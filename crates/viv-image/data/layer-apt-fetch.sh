@@ -4,7 +4,7 @@
 set -eu
 cache=/viv-build/cache
 archives=/viv-build/work/archives
-mkdir -p "$cache/lists/partial" "$archives/partial"
+mkdir -p "$cache/lists/partial" "$archives/partial" /viv-build/work/log
 
 # Lists are read again when they are old, when others are asked for, and when they were not read to the
 # end.

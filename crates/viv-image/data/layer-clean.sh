@@ -1,7 +1,8 @@
 # Runs on the host as the ids of a build: leaves of what the build wrote, which is in $1, only what makes
 # the layer. $@ beside: the paths that do; all but what can be had again or is one's own, without any.
 set -eu
-cd "$1"
+# By its name alone: the ids may not enter what is above.
+cd -P "$1"
 shift
 rm -rf ./dev ./proc ./run ./sys ./tmp ./viv-build
 if [ "$#" = 0 ]; then

@@ -117,7 +117,8 @@ fn check(result: libc::c_long) -> io::Result<()> {
 
 /// Takes set-user-id programs and devices out of a mount's use, and writing if it is to be read only.
 pub(crate) fn restrict_mount(mount: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
-    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let attributes =
+        libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
     let change = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // SAFETY: the path is an empty C string, the structure outlives the call and its true size is passed.
     let result = unsafe {

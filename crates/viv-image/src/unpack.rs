@@ -85,7 +85,10 @@ impl<'a> Image<'a> {
     }
 
     fn inode(&self, number: u64) -> io::Result<Inode> {
-        let at = number.checked_mul(32).and_then(|offset| offset.checked_add(self.metadata)).ok_or_else(|| bad("an inode lies nowhere"))?;
+        let at = number
+            .checked_mul(32)
+            .and_then(|offset| offset.checked_add(self.metadata))
+            .ok_or_else(|| bad("an inode lies nowhere"))?;
         let mut bytes = [0; 64];
         self.file.read_exact_at(&mut bytes[..32], at)?;
         let format = u16_at(&bytes, 0);
@@ -157,7 +160,8 @@ impl<'a> Image<'a> {
             _ => 0,
         };
         let mut buffer = vec![0; 256 << 10];
-        let extents = [(u64::from(inode.raw) << self.block_bits, inode.size - inline), (inode.tail.unwrap_or(0), inline)];
+        let extents =
+            [(u64::from(inode.raw) << self.block_bits, inode.size - inline), (inode.tail.unwrap_or(0), inline)];
         for (mut at, mut left) in extents {
             while left > 0 {
                 // At most the buffer's length.
@@ -194,7 +198,8 @@ impl<'a> Image<'a> {
             }
             for index in 0..count {
                 let begin = usize::from(u16_at(block, index * 12 + 8));
-                let end = if index + 1 < count { usize::from(u16_at(block, (index + 1) * 12 + 8)) } else { block.len() };
+                let end =
+                    if index + 1 < count { usize::from(u16_at(block, (index + 1) * 12 + 8)) } else { block.len() };
                 let name = block.get(begin..end).ok_or_else(|| bad("a directory is damaged"))?;
                 let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
                 if name == b"." || name == b".." {
@@ -331,7 +336,14 @@ fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     records.push(b'\n');
 }
 
-fn plain_header(output: &mut dyn Write, name: &[u8], kind: u8, mode: u32, size: u64, device: (u32, u32)) -> io::Result<()> {
+fn plain_header(
+    output: &mut dyn Write,
+    name: &[u8],
+    kind: u8,
+    mode: u32,
+    size: u64,
+    device: (u32, u32),
+) -> io::Result<()> {
     let mut block = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, name);

@@ -130,7 +130,8 @@ impl<'a> Archive<'a> {
         });
         let link = || extensions.link.clone().unwrap_or_else(|| until_nul(&header[157..257]).to_vec());
         let device = |block| -> Result<Kind> {
-            let part = |field: &[u8]| u32::try_from(number(field)?).map_err(|_| damaged("a device number is too large"));
+            let part =
+                |field: &[u8]| u32::try_from(number(field)?).map_err(|_| damaged("a device number is too large"));
             Ok(Kind::Device { block, major: part(&header[329..337])?, minor: part(&header[337..345])? })
         };
         let kind = match header[156] {
@@ -156,7 +157,8 @@ impl<'a> Archive<'a> {
         let id = |extension: Option<u64>, field: &[u8]| {
             let id = u32::try_from(extension.map_or_else(|| number(field), Ok)?).ok();
             // The largest means "no such user" to the kernel.
-            id.filter(|id| *id != u32::MAX).ok_or_else(|| damaged(format!("{} has an owner beyond 32 bits", shown(&path))))
+            id.filter(|id| *id != u32::MAX)
+                .ok_or_else(|| damaged(format!("{} has an owner beyond 32 bits", shown(&path))))
         };
         let (uid, gid) = (id(extensions.uid, &header[108..116])?, id(extensions.gid, &header[116..124])?);
         let modified = extensions.modified.map_or_else(|| Ok((signed(&header[136..148])?, 0)), Ok)?;
@@ -257,8 +259,7 @@ impl Extensions {
         while !records.is_empty() {
             let space = records.iter().take(8).position(|byte| *byte == b' ').ok_or_else(malformed)?;
             let length = decimal(&records[..space]).and_then(|length| usize::try_from(length).ok());
-            let (record, rest) =
-                length.and_then(|length| records.split_at_checked(length)).ok_or_else(malformed)?;
+            let (record, rest) = length.and_then(|length| records.split_at_checked(length)).ok_or_else(malformed)?;
             let record = record.get(space + 1..).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(malformed)?;
             let equals = memchr::memchr(b'=', record).ok_or_else(malformed)?;
             self.record(&record[..equals], &record[equals + 1..])?;

@@ -178,7 +178,13 @@ impl Source<'_> {
         })?;
         let (uid, gid) = self.owner.map(stat.st_uid, stat.st_gid);
         let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-        Ok(Attributes { mode: (stat.st_mode & 0o7777) as u16, uid, gid, modified: (stat.st_mtime, nanoseconds), extended })
+        Ok(Attributes {
+            mode: (stat.st_mode & 0o7777) as u16,
+            uid,
+            gid,
+            modified: (stat.st_mtime, nanoseconds),
+            extended,
+        })
     }
 }
 
@@ -190,8 +196,10 @@ fn extended_attributes(file: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let names: Vec<CString> =
-        buffer[..size].split_inclusive(|byte| *byte == 0).filter_map(|name| Some(CStr::from_bytes_with_nul(name).ok()?.into())).collect();
+    let names: Vec<CString> = buffer[..size]
+        .split_inclusive(|byte| *byte == 0)
+        .filter_map(|name| Some(CStr::from_bytes_with_nul(name).ok()?.into()))
+        .collect();
     let mut found = Vec::new();
     for name in names {
         match fs::fgetxattr(file, name.as_c_str(), &mut buffer[..]) {

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::Limits;
 use super::archive::{shown, too_large};
 use super::attributes::{self, Attribute};
 use super::store::Content;
-use super::Limits;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest name of a directory entry, and of a path from the root.

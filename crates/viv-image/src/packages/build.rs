@@ -139,7 +139,8 @@ impl Build<'_> {
         self.tool("chmod", &["1777", &format!("{bench}/tmp")])?;
         // All that is to be in it is.
         let inside = self.bench.path().join("inside");
-        fs::set_permissions(&inside, fs::Permissions::from_mode(0o755)).map_err(io_error("change the mode of", &inside))?;
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o755))
+            .map_err(io_error("change the mode of", &inside))?;
         Ok(downloads)
     }
 
@@ -180,7 +181,8 @@ impl Build<'_> {
         if phase == Phase::Fetch {
             let network = self.bench.path().join("network");
             fs::create_dir(&network).map_err(io_error("make the directory", &network))?;
-            for (name, content) in [("resolv.conf", &self.host.resolver), ("certificates.pem", &self.host.certificates)] {
+            for (name, content) in [("resolv.conf", &self.host.resolver), ("certificates.pem", &self.host.certificates)]
+            {
                 let path = network.join(name);
                 fs::write(&path, content).map_err(io_error("write", &path))?;
             }
@@ -199,7 +201,10 @@ impl Build<'_> {
             lower.join(":")
         );
         if options.len() > MAX_OPTIONS {
-            return Err(Error::new(ErrorKind::Build, format!("{} layers are too many to install packages over", lower.len())));
+            return Err(Error::new(
+                ErrorKind::Build,
+                format!("{} layers are too many to install packages over", lower.len()),
+            ));
         }
         Ok(RootView {
             overlay: c_string(options)?,
@@ -221,12 +226,7 @@ impl Build<'_> {
             self.tool("mkdir", &["-m", "0755", "--", &format!("{}/work", self.bench.name)])?;
         }
         let files = self.files(phase, step)?;
-        let fixed = [
-            ("PATH", SYSTEM_PATH),
-            ("HOME", "/viv-build/home"),
-            ("TMPDIR", "/tmp"),
-            ("LC_ALL", "C.UTF-8"),
-        ];
+        let fixed = [("PATH", SYSTEM_PATH), ("HOME", "/viv-build/home"), ("TMPDIR", "/tmp"), ("LC_ALL", "C.UTF-8")];
         let environment = fixed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut arguments = vec!["-c".to_owned(), script.to_owned(), "sh".to_owned()];
         arguments.extend(self.plan.arguments.iter().cloned());
@@ -281,7 +281,8 @@ impl Build<'_> {
             return if near.is_empty() { error } else { error.hint(format!("the nearest names: {}", near.join(", "))) };
         }
         if let Some((name, version)) = reports.unknown_version {
-            let error = Error::new(ErrorKind::NoSuchPackage, format!("there is no version {version} of {}", asked(&name)));
+            let error =
+                Error::new(ErrorKind::NoSuchPackage, format!("there is no version {version} of {}", asked(&name)));
             return match reports.available.as_slice() {
                 [] => error,
                 available => error.hint(format!("there are: {}", available.join(", "))),
@@ -308,10 +309,26 @@ impl Build<'_> {
             image.apply_tar(&mut BufReader::with_capacity(256 << 10, pipe), Whiteouts::Overlay)
         };
         let arguments = [
-            "--create", "--file=-", "--directory", &upper, "--format=pax", "--numeric-owner", "--sort=name", "--xattrs",
-            "--xattrs-include=*", "--pax-option=delete=atime,delete=ctime", "--", ".",
+            "--create",
+            "--file=-",
+            "--directory",
+            &upper,
+            "--format=pax",
+            "--numeric-owner",
+            "--sort=name",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--pax-option=delete=atime,delete=ctime",
+            "--",
+            ".",
         ];
-        let tool = Tool { program: "tar", arguments: &arguments, locks: self.locks(), output: Some(Box::new(consume)), ..Tool::default() };
+        let tool = Tool {
+            program: "tar",
+            arguments: &arguments,
+            locks: self.locks(),
+            output: Some(Box::new(consume)),
+            ..Tool::default()
+        };
         self.workshop.tool(tool)?.check("tar")?;
         image.finish()?;
         let digest = hash_file(&file).map_err(io_error("read", &file))?;

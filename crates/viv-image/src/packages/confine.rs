@@ -313,7 +313,8 @@ impl RootView {
         }
         // No namespaces within: there an attacker would have the capabilities again that are taken away
         // below, if over nothing of value.
-        let limit = rustix::fs::open(c"/proc/sys/user/max_user_namespaces", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let limit =
+            rustix::fs::open(c"/proc/sys/user/max_user_namespaces", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&limit, b"0")?;
         rustix::system::sethostname(b"viv-build")?;
         rustix::process::chdir(c"/viv-build/work")?;

@@ -52,7 +52,9 @@ impl Ids {
             let write = |file: &str, first: u32| {
                 fs::write(Path::new("/proc").join(process.to_string()).join(file), format!("0 {first} {COUNT}\n"))
             };
-            return write("uid_map", self.uid).and_then(|()| write("gid_map", self.gid)).map_err(|error| cannot(error.into()));
+            return write("uid_map", self.uid)
+                .and_then(|()| write("gid_map", self.gid))
+                .map_err(|error| cannot(error.into()));
         }
         for (program, first) in [("newuidmap", self.uid), ("newgidmap", self.gid)] {
             let path = tools::find(program).ok_or_else(|| {
@@ -70,7 +72,9 @@ impl Ids {
 }
 
 fn cannot(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::new(ErrorKind::Namespaces, "the ids of a build's user namespace cannot be set").source(source).hint("viv doctor --fix")
+    Error::new(ErrorKind::Namespaces, "the ids of a build's user namespace cannot be set")
+        .source(source)
+        .hint("viv doctor --fix")
 }
 
 /// The name of a user in a passwd(5) file.

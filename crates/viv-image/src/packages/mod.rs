@@ -104,8 +104,10 @@ fn set_of(manager: Manager, packages: &[Package]) -> Result<Vec<Package>> {
             set.retain(|package| *package != plain);
             set_of(manager, &set)
         }
-        Some(pair) => Err(Error::new(ErrorKind::BadReference, format!("both {} and {} are asked for", pair[0], pair[1]))
-            .hint("name one of the two")),
+        Some(pair) => {
+            Err(Error::new(ErrorKind::BadReference, format!("both {} and {} are asked for", pair[0], pair[1]))
+                .hint("name one of the two"))
+        }
         None => Ok(set),
     }
 }
@@ -125,7 +127,8 @@ fn ensure_set(
         text: format!("{}\n{place}", build::names(set)),
         what: format!("packages {}", build::names(set)),
     };
-    let made = cache.ensure(&recipe, progress, |staging| build_set(cache, staging, over, (manager, set), &how, &place, progress))?;
+    let made = cache
+        .ensure(&recipe, progress, |staging| build_set(cache, staging, over, (manager, set), &how, &place, progress))?;
     layers_of(cache, &made)
 }
 
@@ -146,17 +149,16 @@ fn place(over: &Stack<'_>, manager: Manager, how: &plan::Recipe) -> String {
 
 /// The layers of a cache entry: its files in order, each with a fact that names its packages.
 fn layers_of(cache: &Cache, made: &Made) -> Result<Vec<Layer>> {
-    let damaged = || Error::new(ErrorKind::Cache, "the cache's entry of a package layer is damaged").hint("remove it from refs/layers");
+    let damaged = || {
+        Error::new(ErrorKind::Cache, "the cache's entry of a package layer is damaged")
+            .hint("remove it from refs/layers")
+    };
     made.files
         .iter()
         .map(|file| {
-            let packages = made.fact(&file.name).and_then(|text| serde_json::from_str(text).ok()).ok_or_else(damaged)?;
-            Ok(Layer {
-                path: cache.blob(&file.digest),
-                digest: file.digest.clone(),
-                size: file.stamp.size,
-                packages,
-            })
+            let packages =
+                made.fact(&file.name).and_then(|text| serde_json::from_str(text).ok()).ok_or_else(damaged)?;
+            Ok(Layer { path: cache.blob(&file.digest), digest: file.digest.clone(), size: file.stamp.size, packages })
         })
         .collect()
 }
@@ -177,7 +179,8 @@ fn build_set(
     progress: &dyn Progress,
 ) -> Result<Built> {
     let mut known = largest_known(cache, place, set)?;
-    let rest: Vec<Package> = set.iter().filter(|package| !known.iter().any(|layer| has(layer, package))).cloned().collect();
+    let rest: Vec<Package> =
+        set.iter().filter(|package| !known.iter().any(|layer| has(layer, package))).cloned().collect();
     if !rest.is_empty() {
         let below: Vec<&Layer> = over.layers.iter().chain(&known).collect();
         let (file, packages) = build_rest(cache, staging, over.base, &below, (manager, &rest), how, progress)?;
@@ -208,7 +211,14 @@ fn build_rest(
     let workshop = Workshop::open(cache)?;
     let mut names = vec![trees::ensure(cache, &workshop, &base.path, &base.digest, "the root image", progress)?];
     let unpacked = |layer: &Layer| {
-        trees::ensure(cache, &workshop, &layer.path, &layer.digest, &format!("packages {}", build::names(&layer.packages)), progress)
+        trees::ensure(
+            cache,
+            &workshop,
+            &layer.path,
+            &layer.digest,
+            &format!("packages {}", build::names(&layer.packages)),
+            progress,
+        )
     };
     for layer in below {
         names.push(unpacked(layer)?);

@@ -11,12 +11,18 @@ const FRESH_MINUTES: u32 = 24 * 60;
 
 pub(crate) const RECIPE: Recipe = Recipe { version: 1, scripts: &[APT, APK, DNF], keep: None };
 
-const APT: Script =
-    Script { fetch: include_str!("../../data/layer-apt-fetch.sh"), install: include_str!("../../data/layer-apt-install.sh") };
-const APK: Script =
-    Script { fetch: include_str!("../../data/layer-apk-fetch.sh"), install: include_str!("../../data/layer-apk-install.sh") };
-const DNF: Script =
-    Script { fetch: include_str!("../../data/layer-dnf-fetch.sh"), install: include_str!("../../data/layer-dnf-install.sh") };
+const APT: Script = Script {
+    fetch: include_str!("../../data/layer-apt-fetch.sh"),
+    install: include_str!("../../data/layer-apt-install.sh"),
+};
+const APK: Script = Script {
+    fetch: include_str!("../../data/layer-apk-fetch.sh"),
+    install: include_str!("../../data/layer-apk-install.sh"),
+};
+const DNF: Script = Script {
+    fetch: include_str!("../../data/layer-dnf-fetch.sh"),
+    install: include_str!("../../data/layer-dnf-install.sh"),
+};
 
 /// apt's settings in both phases. The image's own hold as well: what its dpkg leaves out, its sources,
 /// its keys.
@@ -45,9 +51,12 @@ pub(crate) fn plan(set: &[Package], host: &Host, root: &dyn Root) -> Result<Plan
         Ok(dnf(set, host))
     } else {
         let name = root.os_release("PRETTY_NAME").map(|name| format!(" ({name})")).unwrap_or_default();
-        Err(Error::new(ErrorKind::NoPackageManager, format!("the image{name} has no package manager of its own: no apt, apk or dnf"))
-            .hint("take packages from nix:, which needs nothing of an image")
-            .hint("or another --image"))
+        Err(Error::new(
+            ErrorKind::NoPackageManager,
+            format!("the image{name} has no package manager of its own: no apt, apk or dnf"),
+        )
+        .hint("take packages from nix:, which needs nothing of an image")
+        .hint("or another --image"))
     }
 }
 

@@ -44,21 +44,39 @@ pub(crate) fn ensure(
     let bench = workshop.bench(progress)?;
     let place = format!("{}/tree", bench.name);
     let locks = || vec![&lock.file, &bench.lock];
-    workshop.tool(Tool { program: "mkdir", arguments: &["-m", "0755", &place], locks: locks(), ..Tool::default() })?.check("mkdir")?;
+    workshop
+        .tool(Tool { program: "mkdir", arguments: &["-m", "0755", &place], locks: locks(), ..Tool::default() })?
+        .check("mkdir")?;
     let feed = |pipe: &mut dyn Write| {
         unpack::archive(&file, &mut BufWriter::with_capacity(256 << 10, pipe)).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                Error::new(ErrorKind::BadImage, format!("{} cannot be unpacked, so no packages can be installed over it", image.display()))
-                    .source(error)
-            }
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Error::new(
+                ErrorKind::BadImage,
+                format!("{} cannot be unpacked, so no packages can be installed over it", image.display()),
+            )
+            .source(error),
             _ => io_error("unpack", image)(error),
         })
     };
     let arguments = [
-        "--extract", "--file=-", "--directory", &place, "--numeric-owner", "--same-owner", "--preserve-permissions",
-        "--delay-directory-restore", "--xattrs", "--xattrs-include=*", "--no-same-order", "--warning=no-timestamp",
+        "--extract",
+        "--file=-",
+        "--directory",
+        &place,
+        "--numeric-owner",
+        "--same-owner",
+        "--preserve-permissions",
+        "--delay-directory-restore",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--warning=no-timestamp",
     ];
-    let ended = workshop.tool(Tool { program: "tar", arguments: &arguments[..], locks: locks(), input: Some(Box::new(feed)), ..Tool::default() })?;
+    let ended = workshop.tool(Tool {
+        program: "tar",
+        arguments: &arguments[..],
+        locks: locks(),
+        input: Some(Box::new(feed)),
+        ..Tool::default()
+    })?;
     if crate::output::ran_out_of_space(&ended.tail) {
         return Err(crate::error::no_space(workshop.path(), crate::error::Output(ended.tail)));
     }
@@ -70,7 +88,9 @@ pub(crate) fn ensure(
 /// Moves a finished tree to where it stays.
 pub(crate) fn keep(workshop: &Workshop, place: &str, name: &str, locks: &[&File]) -> Result<()> {
     // Never into one that is there.
-    workshop.tool(Tool { program: "mv", arguments: &["-T", "--", place, name], locks: locks.to_vec(), ..Tool::default() })?.check("mv")
+    workshop
+        .tool(Tool { program: "mv", arguments: &["-T", "--", place, name], locks: locks.to_vec(), ..Tool::default() })?
+        .check("mv")
 }
 
 /// Trees over each other, the topmost first, as far as plans ask about them.

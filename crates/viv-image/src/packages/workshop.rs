@@ -187,11 +187,15 @@ impl Workshop {
     pub(crate) fn run(&self, job: Job<'_>) -> Result<Ended> {
         let Job { root, program, arguments, environment, locks, input, output, mut on_line, on_report } = job;
         let failed = io_error("run", &program);
-        let mut started = match Started::new(self, root, &program, &arguments, &environment, &locks, Wanted {
-            input: input.is_some(),
-            output: output.is_some(),
-            report: on_report.is_some(),
-        }) {
+        let mut started = match Started::new(
+            self,
+            root,
+            &program,
+            &arguments,
+            &environment,
+            &locks,
+            Wanted { input: input.is_some(), output: output.is_some(), report: on_report.is_some() },
+        ) {
             Ok(started) => started,
             Err(Failure::Before(error)) => return Err(failed(error)),
             Err(Failure::Said(error)) => return Err(error),
@@ -347,7 +351,14 @@ impl Started {
             Some((stage, what)) => Failure::Said(refused(stage, what, error)),
         })?;
         let file = |pipe: Option<OwnedFd>| pipe.map(File::from);
-        Ok(Self { child, input: file(input), output: file(output), report: file(report), lines: lines.into(), _alive: held })
+        Ok(Self {
+            child,
+            input: file(input),
+            output: file(output),
+            report: file(report),
+            lines: lines.into(),
+            _alive: held,
+        })
     }
 }
 
