@@ -435,3 +435,28 @@ pub(crate) fn c_string(path: impl AsRef<Path>) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::new(ErrorKind::Io, format!("{} has a zero byte in it", path.display())))
 }
+
+/// Removes what a cache keeps unpacked of images and layers, and what package managers keep between
+/// builds, unless a build is under way, in which case nothing is removed. It is made again when something is
+/// built. An ordinary user cannot delete a cache that has any of it without this: it belongs to subordinate
+/// ids.
+///
+/// # Errors
+/// [`ErrorKind::Namespaces`] for a user without subordinate ids; [`ErrorKind::Io`].
+pub fn remove_unpacked(cache: &Cache) -> Result<()> {
+    let directory = cache.root().join("confined");
+    if !directory.exists() {
+        return Ok(());
+    }
+    let workshop = Workshop::open(cache)?;
+    workshop.sweep(&crate::progress::NoProgress);
+    let names = || fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    if names().any(|name| name.to_string_lossy().starts_with(BUILD)) {
+        return Ok(());
+    }
+    let lock = File::open(&directory).map_err(io_error("open", &directory))?;
+    for name in names() {
+        workshop.remove(&name.to_string_lossy(), &lock)?;
+    }
+    fs::remove_dir(&directory).map_err(io_error("remove", &directory))
+}
