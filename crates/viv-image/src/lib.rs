@@ -39,6 +39,7 @@ mod cpio;
 mod elf;
 mod error;
 pub mod filesystem;
+mod import;
 mod initramfs;
 mod kernel;
 mod modules;

@@ -13,6 +13,7 @@ use crate::bootstrap::{self, DPKG_OPTIONS, FINISH_SCRIPT, Host, NPM_SCRIPT, PACK
 use crate::cache::{Built, Cache, Outside, Recipe, Stamp, hash_file};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
+use crate::import;
 use crate::kernel::{debootstrap, missing_or};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
@@ -35,11 +36,12 @@ pub struct RootImage {
     pub config: ImageConfig,
 }
 
-/// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file of the
-/// user's is read once for each state it is in.
+/// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file or directory
+/// of the user's is read once for each state it is in.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`], [`ErrorKind::BadImage`] and [`ErrorKind::Corrupt`] for files;
+/// [`ErrorKind::UnsafeArchive`] and [`ErrorKind::TooLarge`] for archives and directories;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
 /// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSpace`] and [`ErrorKind::Io`] for both.
 pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress) -> Result<RootImage> {
@@ -70,6 +72,8 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
         ImageSource::Erofs(path) => from_file(cache, path, progress),
+        ImageSource::Tar(path) => import::from_tar(cache, path, progress),
+        ImageSource::Directory(path) => import::from_directory(cache, path, progress),
         other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
     }
 }

@@ -144,7 +144,15 @@ impl Source<'_> {
                 let left = limits.bytes.checked_sub(size);
                 limits.bytes = left.ok_or_else(|| too_large("the directory holds more bytes than it may"))?;
                 let inline = erofs::room_for_tail(&attributes.extended);
-                (attributes, Body::File(store.keep(&mut File::from(file), size, inline)?))
+                let content = store.keep(&mut File::from(file), size, inline).map_err(|error| match error.kind() {
+                    // It became shorter.
+                    ErrorKind::Corrupt => {
+                        let path = self.path.join(child);
+                        Error::new(ErrorKind::Corrupt, format!("{} changed while it was read", path.display()))
+                    }
+                    _ => error,
+                })?;
+                (attributes, Body::File(content))
             }
             FileType::Directory => {
                 let opened = self.open(child, OFlags::DIRECTORY)?;

@@ -90,7 +90,8 @@ pub struct FileSystem {
 
 impl FileSystem {
     /// An empty one, to be written to `output`, which must not exist; beside it is room for temporary
-    /// files. After an error the output is of no use.
+    /// files. The last 128 MiB of that file system are not used. After an error the output is of no
+    /// use.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) and [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace).
@@ -113,7 +114,10 @@ impl FileSystem {
         result
     }
 
-    /// Puts a directory of the host over what is there.
+    /// Puts a directory of the host over what is there. It is on one file system: of what is mounted in
+    /// it, only the directory it is mounted on is taken. Device nodes stay what they are. Where this
+    /// process is an ordinary user's, what belongs to that user and group becomes root's: whoever unpacks
+    /// a root file system without privileges owns all of it.
     ///
     /// # Errors
     /// As [`FileSystem::apply_tar`], and those of reading.

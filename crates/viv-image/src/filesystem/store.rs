@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::archive::{too_large, unreadable};
-use crate::error::{Result, io_error};
+use crate::error::{Result, free_bytes, io_error, no_space};
 
 pub(super) const BLOCK: usize = 4096;
 /// Written at once.
 const BUFFER: usize = 1 << 20;
+/// Bytes of the file system that are left for others: what is packed small may fill any disk.
+const LEFT_FREE: u64 = 128 << 20;
 /// Runs of zeros of this length become holes.
 const HOLE: usize = 64 << 10;
 
@@ -119,6 +121,9 @@ impl Store {
     }
 
     fn flush(&mut self) -> Result<()> {
+        if free_bytes(&self.path).is_some_and(|free| free < LEFT_FREE) {
+            return Err(no_space(&self.path, format!("{} MiB are left for others", LEFT_FREE >> 20)));
+        }
         let mut place = self.written;
         // Neighbours that are written are written at once.
         for run in self.pending.chunks(HOLE).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {

@@ -166,6 +166,9 @@ impl Tree {
                 }
                 _ => {}
             }
+            if way.len() >= DEPTH_LIMIT {
+                return Err(too_large(format!("{} is too deep", shown(&whole()))));
+            }
             let here = way.last().copied().unwrap_or(ROOT);
             let Some(id) = self.entry(here, &name) else {
                 if !make {
@@ -193,9 +196,6 @@ impl Tree {
                 }
                 _ if make => return Err(refused(&whole(), "is below something that is no directory")),
                 _ => return Ok(None),
-            }
-            if way.len() > DEPTH_LIMIT {
-                return Err(too_large(format!("{} is too deep", shown(&whole()))));
             }
         }
         Ok(Some(Place { way }))
