@@ -55,7 +55,7 @@ mod source;
 mod sources;
 mod sys;
 mod tools;
-mod unpack;
+pub mod unpack;
 
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Stamp};

@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 2048;
 const MAX_ENTRIES: u64 = 4_000_000;
 const MAX_DIRECTORY: u64 = 256 << 20;
 const MAX_LINK: u64 = 4096;
+const MAX_PATH: usize = 4096;
+/// Bytes of all files together: a damaged image can name the same data any number of times.
+const MAX_BYTES: u64 = 64 << 30;
 const BLOCK: usize = 512;
 
 /// An image.
@@ -238,10 +241,11 @@ fn attribute(bytes: &[u8]) -> Option<(Option<(Vec<u8>, Vec<u8>)>, usize)> {
 ///
 /// # Errors
 /// `InvalidData` and `UnexpectedEof` for an image that is damaged or of a kind that is not read.
-pub(crate) fn archive(file: &File, output: &mut dyn Write) -> io::Result<()> {
+pub fn archive(file: &File, output: &mut dyn Write) -> io::Result<()> {
     let image = Image::open(file)?;
     let mut first_names: HashMap<u64, Vec<u8>> = HashMap::new();
     let mut left = MAX_ENTRIES;
+    let mut bytes_left = MAX_BYTES;
     // Directories that are being written, each with what is left of it.
     let mut open = vec![(Vec::new(), vec![(b".".to_vec(), image.root)].into_iter())];
     while let Some((directory, entries)) = open.last_mut() {
@@ -251,6 +255,9 @@ pub(crate) fn archive(file: &File, output: &mut dyn Write) -> io::Result<()> {
         };
         left = left.checked_sub(1).ok_or_else(|| bad("there are too many files"))?;
         let path = if directory.is_empty() { name } else { [directory, &b"/"[..], &name].concat() };
+        if path.len() > MAX_PATH {
+            return Err(bad("a path is too long"));
+        }
         let inode = image.inode(number)?;
         let kind = inode.mode & 0o170_000;
         if kind != 0o040_000 && inode.links > 1 {
@@ -263,6 +270,7 @@ pub(crate) fn archive(file: &File, output: &mut dyn Write) -> io::Result<()> {
         let device = (inode.raw >> 8 & 0xfff, inode.raw & 0xff | inode.raw >> 12 & 0xf_ff00);
         match kind {
             0o100_000 => {
+                bytes_left = bytes_left.checked_sub(inode.size).ok_or_else(|| bad("files are too large"))?;
                 write_header(output, &path, &inode, b'0', b"", inode.size, (0, 0))?;
                 image.data(&inode, &mut |bytes| output.write_all(bytes))?;
                 pad(output, inode.size)?;
@@ -361,4 +369,118 @@ fn plain_header(
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     output.write_all(&block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::{FileSystem, Limits, Whiteouts};
+    use proptest::prelude::*;
+
+    /// An archive with one of each kind of file, and names that are long.
+    fn sample() -> Vec<u8> {
+        let mut output = Vec::new();
+        let inode = |mode: u32, links: u32, attributes: &[(&str, &str)]| Inode {
+            mode,
+            uid: 70_000,
+            gid: 5,
+            links,
+            size: 0,
+            modified: (1_700_000_000, 123_456_789),
+            raw: 0,
+            tail: None,
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+                .collect(),
+        };
+        let mut put = |path: &str, kind: u8, mode: u32, link: &str, content: &[u8], attributes: &[(&str, &str)]| {
+            write_header(
+                &mut output,
+                path.as_bytes(),
+                &inode(mode, 1, attributes),
+                kind,
+                link.as_bytes(),
+                content.len() as u64,
+                (0, 0),
+            )
+            .unwrap();
+            output.write_all(content).unwrap();
+            pad(&mut output, content.len() as u64).unwrap();
+        };
+        put(".", b'5', 0o755, "", b"", &[]);
+        put("./a", b'5', 0o1777, "", b"", &[("user.overlay.opaque", "y")]);
+        put(
+            "./a/setuid",
+            b'0',
+            0o4755,
+            "",
+            b"a program",
+            &[("security.capability", "\u{1}caps"), ("user.name", "value")],
+        );
+        put("./a/large", b'0', 0o644, "", &[7; 10_000], &[]);
+        put("./a/empty", b'0', 0o644, "", b"", &[]);
+        put("./a/linked", b'1', 0o644, "./a/large", b"", &[]);
+        put(&format!("./{}/{}", "long".repeat(50), "name".repeat(40)), b'0', 0o600, "", &[1; 4096], &[]);
+        put("./link", b'2', 0o777, "a/large", b"", &[]);
+        put("./pipe", b'6', 0o600, "", b"", &[]);
+        put("./gone", b'3', 0o000, "", b"", &[]);
+        for index in 0..300 {
+            put(&format!("./many-{index}"), b'0', 0o644, "", format!("{index}").as_bytes(), &[]);
+        }
+        output.extend([0; 2 * BLOCK]);
+        output
+    }
+
+    fn image_of(archive: &[u8], directory: &std::path::Path, name: &str) -> std::path::PathBuf {
+        let path = directory.join(name);
+        let mut image = FileSystem::create(&path, Limits::default()).unwrap();
+        image.apply_tar(&mut &*archive, Whiteouts::Overlay).unwrap();
+        image.finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn an_image_made_of_its_archive_is_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = image_of(&sample(), directory.path(), "first");
+        let mut again = Vec::new();
+        archive(&File::open(&first).unwrap(), &mut again).unwrap();
+        let text = String::from_utf8_lossy(&again);
+        assert!(text.contains("SCHILY.xattr.user.overlay.opaque=y") && text.contains("SCHILY.xattr.user.name=value"));
+        // Its data may lie in another order; what it holds is the same.
+        let second = image_of(&again, directory.path(), "second");
+        let mut once_more = Vec::new();
+        archive(&File::open(&second).unwrap(), &mut once_more).unwrap();
+        assert!(again == once_more);
+    }
+
+    #[test]
+    fn what_is_no_image() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(archive(&file, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        file.write_all_at(&[0; 4096], 0).unwrap();
+        assert_eq!(archive(&file, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Ends, with an error or without, whatever is damaged.
+        #[test]
+        fn damaged(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40), cut in any::<prop::sample::Index>()) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = image_of(&sample(), directory.path(), "image");
+            let mut bytes = std::fs::read(&path).unwrap();
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            let file = tempfile::tempfile().unwrap();
+            // Half of them whole.
+            let length = if cut.index(2) == 0 { bytes.len() } else { cut.index(bytes.len()) };
+            file.write_all_at(&bytes[..length], 0).unwrap();
+            let _ = archive(&file, &mut io::sink());
+        }
+    }
 }

@@ -208,7 +208,7 @@ fn build_rest(
     how: &plan::Recipe,
     progress: &dyn Progress,
 ) -> Result<(PathBuf, Vec<Package>)> {
-    tools::require(&["tar", "newuidmap"])?;
+    tools::require(&["newuidmap"])?;
     let workshop = Workshop::open(cache)?;
     let mut names = vec![trees::ensure(cache, &workshop, &base.path, &base.digest, "the root image", progress)?];
     let unpacked = |layer: &Layer| {
