@@ -25,4 +25,4 @@ while [ "$words" -gt 0 ]; do
     set -- "$@" ! -path "./$path" ! -path "./$path/*"
     words=$((words - 1))
 done
-find . -depth -mindepth 1 "$@" -type d -exec rmdir --ignore-fail-on-non-empty -- {} + -o -depth -mindepth 1 "$@" ! -type d -delete
+find . -mindepth 1 -depth "$@" \( -type d -exec rmdir --ignore-fail-on-non-empty -- {} + -o ! -type d -delete \)

@@ -28,7 +28,8 @@
 //! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
 //!
 //! apt's and pip's configuration files on the host are heeded as well. The cache is safe to delete at
-//! any time, which is also how to get newer packages.
+//! any time, which is also how to get newer packages; an ordinary user calls [`remove_unpacked`] before
+//! that.
 
 mod bootstrap;
 mod bzimage;
@@ -68,7 +69,7 @@ pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
     preferred_kernel, remove_own_kernel, select_kernel,
 };
-pub use packages::{Layer, Manager, Package, ensure_layers, remove_unpacked};
+pub use packages::{Layer, Manager, Package, ensure_layers, forget_package_lists, remove_unpacked};
 pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use root::{RootImage, ensure_root};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};

@@ -95,6 +95,10 @@ fn layers(cache: &Cache, root: &RootImage, packages: &str, progress: &dyn Progre
     ensure_layers(cache, root, &packages, progress)
 }
 
+fn is_reading(event: &ProgressEvent) -> bool {
+    matches!(event, ProgressEvent::Step { message } if message == "reading the package lists")
+}
+
 fn names(layers: &[Layer]) -> Vec<String> {
     layers.iter().flat_map(|layer| &layer.packages).map(ToString::to_string).collect()
 }
@@ -144,8 +148,14 @@ fn sets_share_layers() {
     let tree = lab.extracted(&both[1]);
     assert!(tree.join("usr/share/beta/version").exists() && !tree.join("usr/share/alpha").exists());
 
+    // Lists are read once, until someone wants them anew.
+    let read = || lab.printer.0.lock().unwrap().iter().filter(|event| is_reading(event)).count();
+    assert_eq!(read(), 1);
+    viv_image::forget_package_lists(&lab.cache).unwrap();
+
     // An older version is another set, and the version that was the newest is the same.
     assert_eq!(names(&lab.layers("alpha@1.0").unwrap()), ["alpha@1.0"]);
+    assert_eq!(read(), 2);
     let started = lab.printer.started();
     assert_eq!(lab.layers("alpha@2.0").unwrap(), alpha);
     assert_eq!(lab.printer.started(), started + 1, "an entry of its own, once");

@@ -6,6 +6,7 @@
 //! locks/<kind>-<key>          whoever holds its flock makes that recipe's things
 //! tmp/<kind>-<key>.<random>/  a build on its way
 //! scratch/<bytes>-v<n>.ext4   templates of scratch disks
+//! confined/                   where layers are built, owned by other ids: see `packages::workshop`
 //! kernels/selected            the digest of the own kernel that is used where none is named
 //! ```
 //!

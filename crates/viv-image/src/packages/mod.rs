@@ -22,7 +22,7 @@ mod workshop;
 pub(crate) use confine::Confinement;
 pub(crate) use host::Host;
 pub use request::{Manager, Package};
-pub use workshop::remove_unpacked;
+pub use workshop::{forget_package_lists, remove_unpacked};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

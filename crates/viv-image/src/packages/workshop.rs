@@ -436,6 +436,15 @@ pub(crate) fn c_string(path: impl AsRef<Path>) -> Result<CString> {
         .map_err(|_| Error::new(ErrorKind::Io, format!("{} has a zero byte in it", path.display())))
 }
 
+/// Has the next build of a layer read the lists of packages anew, and whatever else package managers keep
+/// between builds; otherwise they hold for a day. Does nothing while a build is under way.
+///
+/// # Errors
+/// [`ErrorKind::Namespaces`] for a user without subordinate ids; [`ErrorKind::Io`].
+pub fn forget_package_lists(cache: &Cache) -> Result<()> {
+    remove_parts(cache, Some("downloads"))
+}
+
 /// Removes what a cache keeps unpacked of images and layers, and what package managers keep between
 /// builds, unless a build is under way, in which case nothing is removed. It is made again when something is
 /// built. An ordinary user cannot delete a cache that has any of it without this: it belongs to subordinate
@@ -444,19 +453,30 @@ pub(crate) fn c_string(path: impl AsRef<Path>) -> Result<CString> {
 /// # Errors
 /// [`ErrorKind::Namespaces`] for a user without subordinate ids; [`ErrorKind::Io`].
 pub fn remove_unpacked(cache: &Cache) -> Result<()> {
+    remove_parts(cache, None)
+}
+
+/// Removes a part of a cache's workshop, or all of it.
+fn remove_parts(cache: &Cache, part: Option<&str>) -> Result<()> {
     let directory = cache.root().join("confined");
     if !directory.exists() {
         return Ok(());
     }
     let workshop = Workshop::open(cache)?;
     workshop.sweep(&crate::progress::NoProgress);
-    let names = || fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    if names().any(|name| name.to_string_lossy().starts_with(BUILD)) {
+    let names = || {
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    if names().any(|name| name.starts_with(BUILD)) {
         return Ok(());
     }
     let lock = File::open(&directory).map_err(io_error("open", &directory))?;
-    for name in names() {
-        workshop.remove(&name.to_string_lossy(), &lock)?;
+    for name in names().filter(|name| part.is_none_or(|part| part == name)) {
+        workshop.remove(&name, &lock)?;
     }
-    fs::remove_dir(&directory).map_err(io_error("remove", &directory))
+    match part {
+        None => fs::remove_dir(&directory).map_err(io_error("remove", &directory)),
+        Some(_) => Ok(()),
+    }
 }
