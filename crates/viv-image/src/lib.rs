@@ -43,6 +43,7 @@ pub mod filesystem;
 mod import;
 mod initramfs;
 mod kernel;
+mod lock;
 mod modules;
 mod output;
 mod own_kernel;
@@ -64,6 +65,7 @@ pub use config::ImageConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
+pub use lock::{Applied, LockFile, LockNote, LockedImage, LockedVersion};
 pub use modules::When;
 pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
