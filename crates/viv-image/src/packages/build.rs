@@ -12,7 +12,7 @@ use super::plan::{self, Recipe, Report, Step};
 use super::system::Lines;
 use super::trees::{self, Trees};
 use super::workshop::{Bench, Ended, Job, Tool, Workshop, c_string};
-use super::{Host, Manager, Package};
+use super::{Host, Manager, Package, versions};
 use crate::cache::{Cache, Lock, Staging, hash_file};
 use crate::error::{Error, ErrorKind, Output, Result, io_error, no_space};
 use crate::filesystem::{FileSystem, Limits, Whiteouts};
@@ -29,6 +29,8 @@ const INSTALL: (u64, u64) = (350, 900);
 
 /// The nearest names that are offered for one that is unknown.
 const NEAREST: usize = 3;
+/// More hints from a script are left out.
+const MAX_HINTS: usize = 4;
 /// Names kept for that, and versions.
 const MAX_NAMES: usize = 300_000;
 /// The longest value of an overlayfs mount's options.
@@ -106,6 +108,8 @@ struct Reports {
     unknown_version: Option<(String, String)>,
     candidates: Vec<String>,
     available: Vec<String>,
+    refused: Option<String>,
+    hints: Vec<String>,
     done: u64,
 }
 
@@ -283,10 +287,13 @@ impl Build<'_> {
         if let Some((name, version)) = reports.unknown_version {
             let error =
                 Error::new(ErrorKind::NoSuchPackage, format!("there is no version {version} of {}", asked(&name)));
-            return match reports.available.as_slice() {
-                [] => error,
-                available => error.hint(format!("there are: {}", available.join(", "))),
-            };
+            let near = versions::nearest(&version, reports.available);
+            return if near.is_empty() { error } else { error.hint(format!("there are: {}", near.join(", "))) };
+        }
+        if let Some(why) = reports.refused {
+            let prefix = self.manager.prefix().map(|prefix| format!("{prefix}:")).unwrap_or_default();
+            let error = Error::new(ErrorKind::Build, format!("{prefix}{why}")).source(Output(ended.tail));
+            return reports.hints.into_iter().fold(error, Error::hint);
         }
         let names = names(self.set);
         let error = match phase {
@@ -352,12 +359,16 @@ impl Reports {
             }
             Report::Candidate(name) if self.candidates.len() < MAX_NAMES => self.candidates.push(name),
             Report::Version { name, version }
-                if self.available.len() < 20
+                if self.available.len() < MAX_NAMES
                     && self.unknown_version.as_ref().is_some_and(|(unknown, _)| *unknown == name) =>
             {
                 self.available.push(version);
             }
-            Report::Candidate(_) | Report::Version { .. } | Report::Step(_) | Report::Fraction { .. } => {}
+            Report::Refused(why) => {
+                self.refused.get_or_insert(why);
+            }
+            Report::Hint(hint) if self.hints.len() < MAX_HINTS => self.hints.push(hint),
+            Report::Hint(_) | Report::Candidate(_) | Report::Version { .. } | Report::Step(_) | Report::Fraction { .. } => {}
         }
     }
 }

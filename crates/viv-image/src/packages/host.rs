@@ -1,10 +1,14 @@
 //! What of the host goes into the building of layers.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use crate::bootstrap;
+use super::plan::Step;
+use super::settings::Look;
+use super::{cargo, npm, pip};
 use crate::sources::MIRROR_VARIABLE;
+use crate::{bootstrap, tools};
 
 /// The host's settings about where packages come from. Gathered only when something is to be built.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,16 +23,12 @@ pub(crate) struct Host {
     pub certificates: Vec<u8>,
     /// The host's resolv.conf.
     pub resolver: Vec<u8>,
-    /// Variables of the caller's environment that package managers heed, by the prefixes of
-    /// [`PREFIXES`].
-    pub variables: Vec<(String, String)>,
-    /// The user's home directory, for the managers' configuration files.
-    pub home: Option<PathBuf>,
+    /// How npm and pip reach their registries: what of the host FETCH has.
+    pub npm: Step,
+    pub pip: Step,
+    /// The same for cargo.
+    pub cargo: cargo::Settings,
 }
-
-/// What the names of variables begin with that are about npm and cargo; pip's are in
-/// [`bootstrap::Host`]. A recipe takes the few of them that it knows.
-const PREFIXES: [&str; 3] = ["npm_config_", "NPM_CONFIG_", "CARGO_"];
 
 /// Where Debian, Ubuntu and their kind, and where Fedora's, keep all certificates the host trusts.
 const BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
@@ -38,9 +38,15 @@ impl Host {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        let ours = |(name, _): &(String, String)| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        let mut variables: Vec<_> = env::vars_os().filter_map(text).filter(ours).collect();
+        let mut variables: Vec<_> = env::vars_os().filter_map(text).collect();
         variables.sort();
+        let read = |path: &Path| read_settings(path);
+        let look = Look {
+            variables: &variables,
+            home: env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
+            node: tools::find("node"),
+            read: &read,
+        };
         let bootstrap = bootstrap::Host::probe();
         let mirror = env::var(MIRROR_VARIABLE).ok().filter(|mirror| !mirror.is_empty());
         Self {
@@ -49,11 +55,23 @@ impl Host {
             apt_credentials: apt_credentials(&bootstrap.sources),
             certificates: certificates(&bootstrap),
             resolver: fs::read("/etc/resolv.conf").unwrap_or_default(),
+            npm: npm::settings(&look),
+            pip: pip::settings(&bootstrap.pip, &read),
+            cargo: cargo::settings(&look),
             bootstrap,
-            variables,
-            home: env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
         }
     }
+}
+
+/// A larger file of settings or certificates is none. Bytes.
+const MAX_SETTINGS_BYTES: u64 = 16 << 20;
+
+/// A file of the user's settings; none if it cannot be read.
+fn read_settings(path: &Path) -> Option<Vec<u8>> {
+    let file = fs::File::open(path).ok().filter(|file| file.metadata().is_ok_and(|data| data.is_file()))?;
+    let mut content = Vec::new();
+    file.take(MAX_SETTINGS_BYTES).read_to_end(&mut content).ok()?;
+    Some(content)
 }
 
 /// What the host trusts: a file that is named for this user or for apt, else the system's.

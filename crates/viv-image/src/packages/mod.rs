@@ -10,17 +10,23 @@
 //! layer is built is in [`plan`]; where and how confined in [`workshop`] and [`confine`].
 
 mod build;
+mod cargo;
 mod confine;
 mod host;
 mod ids;
+mod npm;
+mod pip;
 mod plan;
 mod request;
+mod settings;
 mod system;
 mod trees;
+mod versions;
 mod workshop;
 
 pub(crate) use confine::Confinement;
 pub(crate) use host::Host;
+pub use npm::MODULES as NPM_MODULES;
 pub use request::{Manager, Package};
 pub use workshop::{forget_package_lists, remove_unpacked};
 

@@ -89,6 +89,11 @@ pub(crate) enum Report {
     Candidate(String),
     /// `version NAME VERSION`: one that there is, the newest first; after `unknown-version`.
     Version { name: String, version: String },
+    /// `refused TEXT`: why what there is cannot be installed, a clause that begins with its name. Then the script
+    /// fails.
+    Refused(String),
+    /// `hint TEXT`: what would mend it; after `refused`.
+    Hint(String),
     /// `step TEXT`: what is being done now, as [`crate::ProgressEvent::Step`] has it.
     Step(String),
     /// `fraction DONE TOTAL`: how far this phase is.
@@ -109,6 +114,8 @@ impl Report {
             "unknown-version" => pair().map(|(name, version)| Self::UnknownVersion { name, version })?,
             "candidate" => Self::Candidate(rest.to_owned()),
             "version" => pair().map(|(name, version)| Self::Version { name, version })?,
+            "refused" => Self::Refused(rest.to_owned()),
+            "hint" => Self::Hint(rest.to_owned()),
             "step" => Self::Step(rest.to_owned()),
             "fraction" => {
                 let (done, total) = pair()?;
@@ -124,7 +131,10 @@ impl Report {
 pub(crate) fn recipe(manager: Manager) -> Option<Recipe> {
     match manager {
         Manager::System => Some(super::system::RECIPE),
-        Manager::Npm | Manager::Pip | Manager::Cargo | Manager::Nix => None,
+        Manager::Npm => Some(super::npm::RECIPE),
+        Manager::Pip => Some(super::pip::RECIPE),
+        Manager::Cargo => Some(super::cargo::RECIPE),
+        Manager::Nix => None,
     }
 }
 
@@ -132,7 +142,10 @@ pub(crate) fn recipe(manager: Manager) -> Option<Recipe> {
 pub(crate) fn plan(manager: Manager, set: &[Package], host: &super::Host, root: &dyn Root) -> Result<Plan> {
     match manager {
         Manager::System => super::system::plan(set, host, root),
-        Manager::Npm | Manager::Pip | Manager::Cargo | Manager::Nix => Ok(Plan::default()),
+        Manager::Npm => super::npm::plan(set, host, root),
+        Manager::Pip => super::pip::plan(set, host, root),
+        Manager::Cargo => super::cargo::plan(set, host, root),
+        Manager::Nix => Ok(Plan::default()),
     }
 }
 
@@ -166,7 +179,7 @@ mod tests {
     #[test]
     fn reports() {
         let lines = "package git 1:2.47.3-0+deb13u1\nunknown gti\nunknown-version git 9\ncandidate git\nversion git 1.0\n\
-                     step reading the package lists\nfraction 3 10\nfraction 4 3\npackage git\nhello\n";
+                     refused docopt has no wheel\nhint use apt\nstep reading the package lists\nfraction 3 10\nfraction 4 3\npackage git\nhello\n";
         let reports: Vec<_> = lines.lines().filter_map(Report::parse).collect();
         insta::assert_debug_snapshot!(reports);
     }
