@@ -368,7 +368,11 @@ impl Reports {
                 self.refused.get_or_insert(why);
             }
             Report::Hint(hint) if self.hints.len() < MAX_HINTS => self.hints.push(hint),
-            Report::Hint(_) | Report::Candidate(_) | Report::Version { .. } | Report::Step(_) | Report::Fraction { .. } => {}
+            Report::Hint(_)
+            | Report::Candidate(_)
+            | Report::Version { .. }
+            | Report::Step(_)
+            | Report::Fraction { .. } => {}
         }
     }
 }
