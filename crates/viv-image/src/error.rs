@@ -34,6 +34,8 @@ pub enum ErrorKind {
     BadReference,
     /// A package manager knows no package of that name, or not in that version.
     NoSuchPackage,
+    /// A `viv.lock` is not one, or says otherwise than what is there.
+    BadLock,
     /// The image lacks the package manager that is asked for.
     NoPackageManager,
     /// A registry, an archive or Docker has no image of that name.
@@ -75,6 +77,7 @@ impl viv_error::Kind for ErrorKind {
             Self::BadSize => "bad_size",
             Self::BadReference => "bad_reference",
             Self::NoSuchPackage => "no_such_package",
+            Self::BadLock => "bad_lock",
             Self::NoPackageManager => "no_package_manager",
             Self::NoSuchImage => "no_such_image",
             Self::NoSuchPlatform => "no_such_platform",

@@ -29,7 +29,8 @@
 //! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
 //!
 //! apt's and pip's configuration files on the host are heeded as well. The cache is safe to delete at
-//! any time, which is also how to get newer packages.
+//! any time, which is also how to get newer packages; an ordinary user calls [`remove_unpacked`] before
+//! that.
 
 mod bootstrap;
 mod bzimage;
@@ -43,6 +44,7 @@ pub mod filesystem;
 mod import;
 mod initramfs;
 mod kernel;
+mod lock;
 mod modules;
 pub mod nix;
 mod oci;
@@ -59,6 +61,7 @@ mod sources;
 mod store;
 mod sys;
 mod tools;
+pub mod unpack;
 
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Lease, Stamp};
@@ -66,6 +69,7 @@ pub use config::ImageConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
+pub use lock::{Applied, LockFile, LockNote, LockedImage, LockedVersion};
 pub use modules::When;
 #[doc(hidden)]
 pub use oci::read_documents;
@@ -74,7 +78,7 @@ pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
     preferred_kernel, remove_own_kernel, select_kernel,
 };
-pub use packages::{Layer, Manager, Package, ensure_layers};
+pub use packages::{Layer, Manager, NPM_MODULES, Package, ensure_layers, forget_package_lists, remove_unpacked};
 pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use root::{RootImage, ensure_root, ensure_root_with, pull};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};

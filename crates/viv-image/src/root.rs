@@ -36,6 +36,9 @@ pub struct RootImage {
     pub size: u64,
     /// How its programs are to be run.
     pub config: ImageConfig,
+    /// What pins it, as `sha256:` and hexadecimal digits: the manifest that a registry's reference led to, or the
+    /// content of a file. None where no two hosts have the same.
+    pub pin: Option<String>,
 }
 
 /// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file or directory
@@ -96,6 +99,7 @@ fn ensure(
                     digest: file.digest,
                     size: file.stamp.size,
                     config: ImageConfig::default(),
+                    pin: None,
                 })
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
@@ -155,7 +159,8 @@ fn from_file(cache: &Cache, path: &Path, progress: &dyn Progress) -> Result<Root
         Ok(Built { facts: [("digest".to_owned(), digest)].into(), files: Vec::new() })
     })?;
     let digest = made.fact("digest").unwrap_or_default().to_owned();
-    Ok(RootImage { path, digest, size: stamp.size, config: ImageConfig::default() })
+    let pin = Some(format!("sha256:{digest}"));
+    Ok(RootImage { path, digest, size: stamp.size, config: ImageConfig::default(), pin })
 }
 
 /// Reads an erofs superblock: `InvalidData` if it is not one, `UnexpectedEof` if the file is shorter

@@ -6,6 +6,7 @@
 //! locks/<kind>-<key>          whoever holds its flock makes that recipe's things
 //! tmp/<kind>-<key>.<random>/  a build on its way
 //! scratch/<bytes>-v<n>.ext4   templates of scratch disks
+//! confined/                   where layers are built, owned by other ids: see `packages::workshop`
 //! kernels/selected            the digest of the own kernel that is used where none is named
 //! uses/, used/                what is used now, and when it was used last
 //! ```
@@ -48,7 +49,7 @@ pub use blob::Stamp;
 pub(crate) use blob::{hash_file, hex_digest_of};
 pub(crate) use leftovers::{Outside, sweep as sweep_leftovers};
 pub(crate) use listing::Kept;
-pub(crate) use lock::Lock;
+pub(crate) use lock::{Lock, is_at};
 pub use uses::Lease;
 
 /// The version of the ref files; others count as missing.

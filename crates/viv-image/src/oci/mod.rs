@@ -175,8 +175,16 @@ impl<'a> Origin<'a> {
             });
             match made {
                 Err(_) if gone && !again => again = true,
-                made => return root_image(cache, made?),
+                made => return root_image(cache, made?, self.pin(&named)),
             }
+        }
+    }
+
+    /// What pins the image: a file or a daemon may have another one tomorrow, a registry keeps what a digest names.
+    fn pin(&self, named: &Made) -> Option<String> {
+        match self {
+            Self::Registry { .. } => named.fact(MANIFEST).map(str::to_owned),
+            Self::Archive { .. } | Self::Docker { .. } => None,
         }
     }
 
@@ -295,11 +303,11 @@ fn image_of(named: &Made) -> Result<Recipe> {
     Digest::parse(named.fact(IMAGE).unwrap_or_default()).map(|id| image_recipe(&id))
 }
 
-fn root_image(cache: &Cache, made: Made) -> Result<RootImage> {
+fn root_image(cache: &Cache, made: Made, pin: Option<String>) -> Result<RootImage> {
     let broken = || Error::new(ErrorKind::Cache, "the cache's entry of the image cannot be read");
     let config: ImageConfig = made.fact(CONFIG).and_then(|text| serde_json::from_str(text).ok()).ok_or_else(broken)?;
     let file = made.files.into_iter().next().ok_or_else(broken)?;
-    Ok(RootImage { path: cache.blob(&file.digest), digest: file.digest, size: file.stamp.size, config })
+    Ok(RootImage { path: cache.blob(&file.digest), digest: file.digest, size: file.stamp.size, config, pin })
 }
 
 /// Passes on what happens within something larger, whose beginning and end were told.
