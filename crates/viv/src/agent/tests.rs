@@ -41,6 +41,7 @@ fn where_the_prompt_is_decides_how_an_agent_is_started() {
             Err("there is no terminal here, and nothing for claude to do".to_owned())
         );
     }
+    assert_eq!(prompt(&["--dry-run", "claude"], IN_A_JOB), Ok(Prompt::None));
     // What is typed at viv while it works is not for an agent that has its prompt.
     assert!(!call(&["claude", "fix it"], TYPED_AT).unwrap().unwrap().takes_input());
     for (words, surroundings) in
@@ -58,6 +59,31 @@ fn the_dashes_divide_the_prompt_from_the_agents_own_flags() {
     // Before the agent's name they are viv's, and end its flags.
     assert_eq!(own(&["--", "claude", "--", "-p", "x"]).unwrap(), ["-p", "x"]);
     assert_eq!(own(&["claude", "-p", "x"]).unwrap_err(), "-p stands after claude, where its prompt is");
+}
+
+#[test]
+fn flags_after_the_name_are_told_apart() {
+    for ours in ["--memory", "--memory=2G", "-p", "--json", "--quiet", "-q"] {
+        assert!(is_flag_of_run(ours), "{ours}");
+    }
+    for others in ["--resume", "--model=x", "-Z", "-"] {
+        assert!(!is_flag_of_run(others), "{others}");
+    }
+}
+
+#[test]
+fn a_misspelt_agent_is_offered() {
+    let directory = tempfile::tempdir().unwrap();
+    let below = |name: &str| directory.path().join(name);
+    let paths = Paths { runtime: below("run"), state: below("state"), cache: below("cache"), config: below("config") };
+    let hints = |program: &str| {
+        let failure = Failure::from(Error::new(ErrorKind::NotFound, format!("{program}: not found")));
+        about_program(program, &paths, failure).report.unwrap().hints
+    };
+    assert_eq!(hints("clude"), ["did you mean the agent? viv run claude"]);
+    for program in ["pip", "make", "cargo", "./x"] {
+        assert_eq!(hints(program), [""; 0], "{program}");
+    }
 }
 
 #[test]
