@@ -2,7 +2,6 @@
 //!
 //! It builds and runs `viv` from the outside, as a user would, and depends on none of its crates.
 
-mod agents;
 mod bench;
 mod command;
 mod demo;
