@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use viv_image::Package;
 use viv_proto::network::GATEWAY_LISTENER;
 use viv_sandbox::{
@@ -94,12 +94,12 @@ impl AgentCall {
         };
         let name = &preset.name;
         let AgentWords { prompt, arguments: own } = AgentWords::sort(words).map_err(|flag| {
-            let is_ours = is_flag_of_run(&flag);
+            let ours = flag_of_run(&flag);
             let flag = clean(&flag).into_owned();
             let error = Error::new(ErrorKind::Usage, format!("{flag} stands after {name}, where its prompt is"));
-            let error = match is_ours {
-                true => error.hint(format!("viv's own flags go before it: viv run {flag} {name}")),
-                false => error,
+            let error = match ours {
+                Some(ours) => error.hint(format!("viv's own flags go before it: viv run {} {name}", clean(&ours))),
+                None => error,
             };
             error
                 .hint(format!("{name}'s own go after `--`: viv run {name} -- {flag}"))
@@ -234,18 +234,19 @@ impl AgentCall {
     }
 }
 
-/// Whether it is one of the flags of `viv run`, such as `--memory` or `-m`, with or without a value.
-fn is_flag_of_run(flag: &str) -> bool {
+/// The same if it is one of the flags of `viv run`, such as `--memory` or `-m`, with the place of a value that it takes
+/// and does not have.
+fn flag_of_run(flag: &str) -> Option<String> {
     let command = Cli::command();
-    let Some(run) = command.find_subcommand("run") else { return false };
-    let flags = || run.get_arguments().chain(command.get_arguments());
-    match flag.strip_prefix("--") {
-        Some(long) => {
-            let long = long.split_once('=').map_or(long, |(name, _)| name);
-            flags().any(|argument| argument.get_long() == Some(long))
-        }
-        None => flag.chars().nth(1).is_some_and(|short| flags().any(|argument| argument.get_short() == Some(short))),
-    }
+    let flags =
+        || command.find_subcommand("run").into_iter().flat_map(Command::get_arguments).chain(command.get_arguments());
+    let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+    let found = match name.strip_prefix("--") {
+        Some(long) => flags().find(|argument| argument.get_long() == Some(long)),
+        None => flags().find(|argument| argument.get_short().is_some_and(|short| name.chars().nth(1) == Some(short))),
+    }?;
+    let is_whole = value.is_some() || !found.get_action().takes_values();
+    Some(if is_whole { flag.to_owned() } else { format!("{flag} …") })
 }
 
 /// What was to be run and is not there may be an agent that was misspelt.
