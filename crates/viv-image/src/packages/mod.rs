@@ -114,14 +114,14 @@ fn stacked(
     Ok(layers)
 }
 
-/// Has packages looked up anew the next time they are asked for, whatever their version, with fresh lists; all
-/// there are if `names` is empty. Layers that are used stay where they are.
+/// Has packages looked up anew the next time they are asked for, whatever their version, with fresh lists.
+/// Layers that are used stay where they are.
 ///
 /// # Errors
 /// Those of the cache; [`ErrorKind::Namespaces`] for a user without subordinate ids.
 pub fn forget_packages(cache: &Cache, names: &[Package]) -> Result<()> {
     let is_named = |installed: &Package| {
-        names.is_empty() || names.iter().any(|name| (name.manager, &name.name) == (installed.manager, &installed.name))
+        names.iter().any(|name| (name.manager, &name.name) == (installed.manager, &installed.name))
     };
     let kept = cache.kept(KIND)?;
     let has_one = |made: &Made| {
