@@ -6,7 +6,7 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 7] = ["decoders", "clients", "meter", "names", "egress", "frames", "archives"];
+const TARGETS: [&str; 8] = ["decoders", "clients", "meter", "names", "egress", "frames", "archives", "devcontainer"];
 
 /// Runs each fuzz target for its share of this time.
 pub fn run(seconds: u64) -> Result<()> {

@@ -24,14 +24,90 @@ pub struct Account {
     pub shell: String,
 }
 
+/// Where an account begins that no file mentions: what OCI images have for a user id of their own
+/// (<https://github.com/opencontainers/image-spec/blob/main/config.md>, `User`).
+const NOWHERE: &str = "/";
+
+/// The shell of accounts that have no other, as passwd(5) has it.
+pub const DEFAULT_SHELL: &str = "/bin/sh";
+
 /// Reads an account file, at most [`MAX_FILE_BYTES`] of it. Bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
 /// If it cannot be read.
 pub fn read(path: &Path) -> io::Result<String> {
+    read_from(File::open(path)?)
+}
+
+/// The same of an open file.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_from(file: File) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Who a program runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user. The group id is that of the program, which may be another than in /etc/passwd.
+    pub account: Account,
+    /// All groups, that of the program first.
+    pub groups: Vec<u32>,
+}
+
+/// Why nobody is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unknown {
+    /// There is no such user.
+    User(String),
+    /// There is no such group.
+    Group(String),
+}
+
+/// Who is meant by `USER`, `UID`, `USER:GROUP` or `UID:GID`, in any combination.
+///
+/// A number that no file mentions is taken as it is, its group being root's, its home `/`. A group that is
+/// named is the only one.
+///
+/// # Errors
+/// The name that neither the files know nor is a number.
+pub fn identify(passwd: &str, group: &str, who: &str) -> Result<Identity, Unknown> {
+    let (user, wanted_group) = match who.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (who, None),
+    };
+    let stranger = || {
+        let uid = user.parse().ok()?;
+        let (name, home, shell) = (user.to_owned(), NOWHERE.to_owned(), DEFAULT_SHELL.to_owned());
+        Some(Account { name, uid, gid: 0, home, shell })
+    };
+    let unknown_user = || Unknown::User(user.to_owned());
+    let mut account =
+        find(passwd, user).or_else(stranger).filter(|account| is_id(account.uid)).ok_or_else(unknown_user)?;
+    let groups = match wanted_group {
+        None => groups_of(group, &account.name, account.gid),
+        Some(wanted) => {
+            account.gid = find_group(group, wanted)
+                .or_else(|| wanted.parse().ok())
+                .filter(|&gid| is_id(gid))
+                .ok_or_else(|| Unknown::Group(wanted.to_owned()))?;
+            vec![account.gid]
+        }
+    };
+    Ok(Identity { account, groups })
+}
+
+/// The highest number means "as before" to the kernel, which here is root.
+fn is_id(number: u32) -> bool {
+    number != u32::MAX
+}
+
+fn find_group(group: &str, name: &str) -> Option<u32> {
+    let fields = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    fields.filter(|fields| fields[0] == name).find_map(|fields| number(fields.get(2)))
 }
 
 /// Finds an account by its name or, failing that, by its user id in decimal.
@@ -52,7 +128,7 @@ fn parse_account(line: &str) -> Option<Account> {
     let gid = fields.next()?.parse().ok()?;
     let _comment = fields.next()?;
     let home = fields.next().filter(|home| !home.is_empty()).unwrap_or("/").to_owned();
-    let shell = fields.next().filter(|shell| !shell.is_empty()).unwrap_or("/bin/sh").to_owned();
+    let shell = fields.next().filter(|shell| !shell.is_empty()).unwrap_or(DEFAULT_SHELL).to_owned();
     Some(Account { name, uid, gid, home, shell })
 }
 
@@ -82,10 +158,22 @@ pub fn is_valid_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
 }
 
-/// /etc/passwd with the user in it, in place of whoever had the name or the user id.
+/// Root's home directory where an image has no root.
+pub const ROOT_HOME: &str = "/root";
+
+/// Whether there is anyone with root's id.
+#[must_use]
+pub fn has_root(passwd: &str) -> bool {
+    passwd.lines().filter_map(parse_account).any(|account| account.uid == 0)
+}
+
+/// /etc/passwd with root in it, if it is not, and the user, in place of whoever had the name or the user id.
 #[must_use]
 pub fn passwd_with(passwd: &str, user: &User, shell: &str) -> String {
     let mut text = without(passwd, |fields| fields[0] == user.name || number(fields.get(2)) == Some(user.uid));
+    if !has_root(&text) {
+        text.insert_str(0, &format!("root:x:0:0:root:{ROOT_HOME}:{shell}\n"));
+    }
     text.push_str(&format!("{}:x:{}:{}::{}:{shell}\n", user.name, user.uid, user.gid, user.home));
     text
 }
@@ -98,15 +186,18 @@ pub fn shadow_with(shadow: &str, user: &User) -> String {
     text
 }
 
-/// /etc/group with a group of the user's group id, and the user a member of `sudo`.
+/// /etc/group with a group of the user's group id and one of root's, and the user a member of `sudo`.
 ///
 /// A group that has the id already keeps its name: other files may mention it. One that has the
 /// user's name but another id makes way.
 #[must_use]
 pub fn group_with(group: &str, user: &User) -> String {
     let mut text = without(group, |fields| fields[0] == user.name && number(fields.get(2)) != Some(user.gid));
-    let has_group = text.lines().any(|line| number(line.split(':').nth(2)) == Some(user.gid));
-    if !has_group {
+    let has_group = |text: &str, gid| text.lines().any(|line| number(line.split(':').nth(2)) == Some(gid));
+    if !has_group(&text, 0) {
+        text.insert_str(0, "root:x:0:\n");
+    }
+    if !has_group(&text, user.gid) {
         text.push_str(&format!("{}:x:{}:\n", user.name, user.gid));
     }
     let mut edited = String::with_capacity(text.len() + 64);
@@ -185,7 +276,41 @@ mod tests {
         assert_eq!(edited, "root:x:0:\nsudo:x:27:someone,agent\nusers:x:100:\n");
         assert_eq!(group_with(&edited, &of_users), edited);
         assert_eq!(groups_of(&edited, "agent", 100), [100, 27]);
-        assert_eq!(group_with("sudo:x:27:\n", &user()), "sudo:x:27:agent\nagent:x:1000:\n");
+        assert_eq!(group_with("sudo:x:27:\n", &user()), "root:x:0:\nsudo:x:27:agent\nagent:x:1000:\n");
+    }
+
+    #[test]
+    fn an_image_without_accounts_gets_root_and_the_user() {
+        assert_eq!(
+            passwd_with("", &user(), "/bin/sh"),
+            "root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n"
+        );
+        assert_eq!(group_with("", &user()), "root:x:0:\nagent:x:1000:\n");
+        let toor = "toor:x:0:0:::\n";
+        assert_eq!(passwd_with(toor, &user(), "/bin/sh"), format!("{toor}agent:x:1000:1000::/home/agent:/bin/sh\n"));
+    }
+
+    #[test]
+    fn users_are_meant_by_names_and_numbers_with_and_without_a_group() {
+        let group = "root:x:0:\nstaff:x:50:node\nbroken\nnode:x:1000:\n";
+        let who = |who: &str| {
+            let Identity { account, groups } = identify(PASSWD, group, who)?;
+            assert_eq!(groups[0], account.gid);
+            Ok((account.name, account.uid, groups))
+        };
+        assert_eq!(who("node"), Ok(("node".into(), 1000, vec![1000, 50])));
+        assert_eq!(who("1000"), who("node"));
+        assert_eq!(who("node:staff"), Ok(("node".into(), 1000, vec![50])));
+        assert_eq!(who("1000:4242"), Ok(("node".into(), 1000, vec![4242])));
+        assert_eq!(who("4242:node"), Ok(("4242".into(), 4242, vec![1000])));
+        assert_eq!(who("4242"), Ok(("4242".into(), 4242, vec![0])));
+        assert_eq!(identify(PASSWD, group, "4242").unwrap().account.home, "/");
+        for nobody in ["nobody", "", ":50", "-1", "4294967295", "4294967296", "nobody:staff"] {
+            assert!(matches!(who(nobody), Err(Unknown::User(_))), "{nobody}");
+        }
+        for nothing in ["node:", "node:none", "node:4294967295", "node:50:50"] {
+            assert!(matches!(who(nothing), Err(Unknown::Group(_))), "{nothing}");
+        }
     }
 
     #[test]

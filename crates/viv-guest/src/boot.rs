@@ -2,14 +2,19 @@
 //!
 //! ```text
 //!  initramfs /             new root (moved over /)
-//!    /lower   erofs          overlay: lower + /scratch/upper, /scratch/work
-//!    /scratch ext4           dev proc sys, moved; run, shm, pts, cgroups
+//!    /lower   erofs          overlay: layers + lower + /scratch/upper, /scratch/work
+//!    /1 ...   erofs, layers  dev proc sys, moved; run, shm, pts, cgroups
+//!    /scratch ext4
 //!    /joined  overlay  ──►
 //! ```
 //! The initramfs stays below, empty and out of reach. Before the overlay is mounted, `configure`
 //! makes every file that it or a template's heir will write straight in its upper layer: through the
-//! overlay each would first be copied up, which took as long as all of this together.
+//! overlay each would first be copied up, which took as long as all of this together. What the image
+//! and its layers have there is looked up in a second overlay of them alone, `/image`, so that the
+//! kernel's own rules say which layer's file counts; without layers the image is its own answer.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
@@ -49,7 +54,10 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// The root image.
-pub const LOWER: &str = "/lower";
+const LOWER: &str = "/lower";
+
+/// The root image and what lies over it, to look things up.
+const IMAGE: &str = "/image";
 
 /// What is written over it, on the scratch disk.
 pub const UPPER: &str = "/scratch/upper";
@@ -61,6 +69,8 @@ const JOINED: &str = "/joined";
 pub struct Booted {
     /// What carries the link.
     pub link: LinkKind,
+    /// How many layers lie over the root image.
+    pub layers: u16,
     /// Why there can be no root, if so. The link can still be served, to say it.
     pub failure: Option<String>,
 }
@@ -71,13 +81,14 @@ pub fn boot() -> Booted {
     let command_line = match early() {
         Ok(command_line) => command_line,
         Err(reason) => {
-            return Booted { link: LinkKind::VirtioSerial, failure: Some(crate::error::line(&reason)) };
+            let failure = Some(crate::error::line(&reason));
+            return Booted { link: LinkKind::VirtioSerial, layers: 0, failure };
         }
     };
     trace::mark_at("init", started);
     trace::mark("early");
     let failure = disks(&command_line).err().map(|reason| crate::error::line(&reason));
-    Booted { link: command_line.link, failure }
+    Booted { link: command_line.link, layers: command_line.layers, failure }
 }
 
 /// Time since the kernel started.
@@ -128,31 +139,78 @@ fn mount_plain(source: &Path, target: &str, kind: &str, flags: MountFlags, optio
 /// is mounted while the others load: one waits for a disk where the other computes. So does the
 /// loopback interface, which takes as long as several mounts.
 fn disks(command_line: &CommandLine) -> Result<()> {
-    let (loaded, scratch) = std::thread::scope(|scope| {
-        let loading = scope.spawn(|| modules::load(Path::new("/modules"), command_line.link));
+    let (images, scratch) = std::thread::scope(|scope| {
+        let images = scope.spawn(|| {
+            modules::load(Path::new("/modules"), command_line.link)?;
+            trace::mark("modules");
+            mount_images(command_line.layers)
+        });
         if let Err(reason) = sys::interface_up(c"lo") {
             console::say(&format!("cannot bring the loopback interface up: {reason}"));
         }
         let scratch = mount_scratch();
         // A panic of a thread ends everything, see `power`.
-        (loading.join().unwrap_or(Ok(())), scratch)
+        (images.join().unwrap_or(Ok(())), scratch)
     });
     // Without its modules a disk is missing: the reason, not the consequence.
-    loaded?;
+    images?;
     scratch?;
-    trace::mark("modules, scratch");
-    mount_disk("root", LOWER, "erofs", MountFlags::RDONLY | MountFlags::NOATIME, "")?;
-    trace::mark("root image");
+    trace::mark("disks");
     Ok(())
 }
 
-/// Makes the overlay of root image and scratch disk the root, with everything a program expects
+/// Mounts the root image and its layers.
+fn mount_images(layers: u16) -> Result<()> {
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME;
+    let mut disks = Disks::default();
+    mount_disk(&mut disks, "root", LOWER, "erofs", flags, "")?;
+    for number in 1..=layers {
+        mount_disk(&mut disks, &format!("layer-{number}"), &layer(number), "erofs", flags, "")?;
+    }
+    Ok(())
+}
+
+/// Where a layer is mounted, 1 being the lowest. Short, because all of them have to fit into the page
+/// that a mount's options are.
+fn layer(number: u16) -> String {
+    format!("/{number}")
+}
+
+/// The layers and the root image as overlayfs has them: the highest first.
+fn lower_directories(layers: u16) -> String {
+    let mut directories: Vec<String> = (1..=layers).rev().map(layer).collect();
+    directories.push(LOWER.to_owned());
+    directories.join(":")
+}
+
+/// Makes what the root image and its layers come to readable at the path that is returned.
+///
+/// # Errors
+/// If they cannot be joined.
+pub fn open_image(layers: u16) -> Result<&'static Path> {
+    if layers == 0 {
+        return Ok(Path::new(LOWER));
+    }
+    let joined = format!("lowerdir={}", lower_directories(layers));
+    mount_overlay_on(IMAGE, &joined, ",redirect_dir=follow,metacopy=on,index=off")?;
+    Ok(Path::new(IMAGE))
+}
+
+/// Undoes [`open_image`].
+pub fn close_image(layers: u16) {
+    if layers > 0 {
+        // It is out of reach anyway.
+        let _ = rustix::mount::unmount(IMAGE, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Makes the overlay of root image, layers and scratch disk the root, with everything a program expects
 /// around it.
 ///
 /// # Errors
 /// The first step that failed; there is then no usable root.
-pub fn enter_root() -> Result<()> {
-    mount_overlay()?;
+pub fn enter_root(layers: u16) -> Result<()> {
+    mount_overlay(layers)?;
     trace::mark("overlay");
     switch_root()?;
     trace::mark("switch");
@@ -161,20 +219,47 @@ pub fn enter_root() -> Result<()> {
     Ok(())
 }
 
-/// Finds a virtio disk by its serial, waiting for it.
-fn find_disk(serial: &str, deadline: Instant) -> Result<PathBuf> {
-    loop {
-        let disks = fs::read_dir("/sys/block").context(|| "cannot list the disks".to_owned())?;
-        for disk in disks.flatten() {
-            // Disks of other drivers have none.
-            if fs::read(disk.path().join("serial")).is_ok_and(|found| found.trim_ascii() == serial.as_bytes()) {
-                return Ok(Path::new("/dev").join(disk.file_name()));
+/// The virtio disks that have been seen, by their serials. Each reading of a serial is a request to the host.
+#[derive(Default)]
+struct Disks {
+    by_serial: BTreeMap<Vec<u8>, PathBuf>,
+    seen: BTreeSet<OsString>,
+}
+
+impl Disks {
+    /// Finds a disk by its serial, waiting for it.
+    fn find(&mut self, serial: &str, deadline: Instant) -> Result<PathBuf> {
+        loop {
+            if let Some(disk) = self.by_serial.get(serial.as_bytes()) {
+                return Ok(disk.clone());
+            }
+            if !self.look_for(serial)? {
+                if Instant::now() >= deadline {
+                    return Err(error(FailureKind::Internal, format!("there is no disk with the serial `{serial}`")));
+                }
+                std::thread::sleep(DISK_RETRY);
             }
         }
-        if Instant::now() >= deadline {
-            return Err(error(FailureKind::Internal, format!("there is no disk with the serial `{serial}`")));
+    }
+
+    /// Looks at disks not seen yet until one has the serial. Returns whether one has.
+    fn look_for(&mut self, serial: &str) -> Result<bool> {
+        let disks = fs::read_dir("/sys/block").context(|| "cannot list the disks".to_owned())?;
+        for disk in disks.flatten() {
+            if self.seen.contains(&disk.file_name()) {
+                continue;
+            }
+            // Disks of other drivers have none.
+            let Ok(found) = fs::read(disk.path().join("serial")) else { continue };
+            let found = found.trim_ascii().to_vec();
+            let is_wanted = found == serial.as_bytes();
+            self.by_serial.insert(found, Path::new("/dev").join(disk.file_name()));
+            self.seen.insert(disk.file_name());
+            if is_wanted {
+                return Ok(true);
+            }
         }
-        std::thread::sleep(DISK_RETRY);
+        Ok(false)
     }
 }
 
@@ -183,7 +268,7 @@ fn find_disk(serial: &str, deadline: Instant) -> Result<PathBuf> {
 /// # Errors
 /// If there is no scratch disk, or it cannot be read.
 pub(crate) fn vsock_key() -> io::Result<VsockKey> {
-    let disk = find_disk(SCRATCH, Instant::now() + DISK_DEADLINE).map_err(io::Error::other)?;
+    let disk = Disks::default().find(SCRATCH, Instant::now() + DISK_DEADLINE).map_err(io::Error::other)?;
     let mut disk = fs::File::open(disk)?;
     disk.seek(SeekFrom::End(-(VSOCK_KEY_BLOCK_BYTES as i64)))?;
     let mut key = VsockKey::default();
@@ -192,9 +277,16 @@ pub(crate) fn vsock_key() -> io::Result<VsockKey> {
 }
 
 /// Finds a disk and mounts it. A disk is listed a moment before it can be opened.
-fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags, options: &str) -> Result<()> {
+fn mount_disk(
+    disks: &mut Disks,
+    serial: &str,
+    target: &str,
+    kind: &str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<()> {
     let deadline = Instant::now() + DISK_DEADLINE;
-    let disk = find_disk(serial, deadline)?;
+    let disk = disks.find(serial, deadline)?;
     make_directory(target)?;
     loop {
         match mount_plain(&disk, target, kind, flags, options) {
@@ -204,26 +296,35 @@ fn mount_disk(serial: &str, target: &str, kind: &str, flags: MountFlags, options
     }
 }
 
+/// Mounts the scratch disk once more: what is mounted already is out of reach once the root is entered.
+///
+/// # Errors
+/// If it cannot be mounted.
+pub(crate) fn mount_scratch_at(place: &str) -> Result<()> {
+    let options = "barrier=0,noinit_itable,noauto_da_alloc";
+    mount_disk(&mut Disks::default(), SCRATCH, place, "ext4", MountFlags::NOATIME, options)
+}
+
 /// The scratch disk lives no longer than the sandbox: nothing on it has to survive a crash, so
 /// neither barriers nor the initialisation of unused tables are worth their time.
 fn mount_scratch() -> Result<()> {
-    let options = "barrier=0,noinit_itable,noauto_da_alloc";
-    mount_disk(SCRATCH, "/scratch", "ext4", MountFlags::NOATIME, options)?;
+    mount_scratch_at("/scratch")?;
     make_directory(UPPER)?;
     make_directory("/scratch/work")
 }
 
 /// `redirect_dir` so that a directory of the image can be renamed, `metacopy` so that changing an
 /// owner or a mode does not copy the file, `volatile` because nothing has to survive a crash.
-fn mount_overlay() -> Result<()> {
-    let layers = format!("lowerdir={LOWER},upperdir={UPPER},workdir=/scratch/work");
-    let wanted = format!("{layers},redirect_dir=on,metacopy=on,index=off,volatile");
+fn mount_overlay(layers: u16) -> Result<()> {
+    let joined = format!("lowerdir={},upperdir={UPPER},workdir=/scratch/work", lower_directories(layers));
+    mount_overlay_on(JOINED, &joined, ",redirect_dir=on,metacopy=on,index=off,volatile")
+}
+
+/// An older kernel gets no refinements.
+fn mount_overlay_on(target: &str, layers: &str, refinements: &str) -> Result<()> {
     let flags = MountFlags::NOATIME;
-    match mount_on("overlay", JOINED, "overlay", flags, &wanted) {
-        Ok(()) => Ok(()),
-        // An older kernel: without its refinements.
-        Err(_) => mount_on("overlay", JOINED, "overlay", flags, &layers),
-    }
+    mount_on("overlay", target, "overlay", flags, &format!("{layers}{refinements}"))
+        .or_else(|_| mount_on("overlay", target, "overlay", flags, layers))
 }
 
 /// Makes the overlay the root, and frees the memory of the initramfs.
@@ -290,4 +391,17 @@ fn furnish() -> Result<()> {
         let _ = rustix::stdio::dup2_stdin(&null);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_layer_comes_first() {
+        assert_eq!(lower_directories(0), "/lower");
+        assert_eq!(lower_directories(3), "/3:/2:/1:/lower");
+        // The options are a page at the most, in which the rest takes less than 256 bytes.
+        assert!(lower_directories(500).len() < 4096 - 256);
+    }
 }

@@ -14,18 +14,24 @@ pub enum LinkKind {
 pub struct CommandLine {
     /// `viv.link=virtio-serial` (the default) or `viv.link=vsock`; the last one counts.
     pub link: LinkKind,
+    /// How many layers lie over the root image, as `viv.layers=NUMBER`; the last number counts.
+    pub layers: u16,
 }
 
 impl CommandLine {
     /// Reads a command line. Words it does not know belong to others.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut parsed = Self { link: LinkKind::VirtioSerial };
+        let mut parsed = Self { link: LinkKind::VirtioSerial, layers: 0 };
         for word in text.split_ascii_whitespace() {
             match word {
                 "viv.link=virtio-serial" => parsed.link = LinkKind::VirtioSerial,
                 "viv.link=vsock" => parsed.link = LinkKind::Vsock,
-                _ => {}
+                _ => {
+                    if let Some(number) = word.strip_prefix("viv.layers=").and_then(|number| number.parse().ok()) {
+                        parsed.layers = number;
+                    }
+                }
             }
         }
         parsed
@@ -37,10 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_link_counts_and_strange_words_are_left_alone() {
+    fn the_last_of_each_counts_and_strange_words_are_left_alone() {
         let parsed = CommandLine::parse("quiet viv.link=vsock panic=-1 viv.link=virtio-serial viv.link=pigeon\n");
-        assert_eq!(parsed, CommandLine { link: LinkKind::VirtioSerial });
+        assert_eq!(parsed, CommandLine { link: LinkKind::VirtioSerial, layers: 0 });
         assert_eq!(CommandLine::parse("viv.link=vsock").link, LinkKind::Vsock);
         assert_eq!(CommandLine::parse("").link, LinkKind::VirtioSerial);
+        assert_eq!(CommandLine::parse("viv.layers=3 viv.layers=12 viv.layers=-1 viv.layers=many").layers, 12);
     }
 }

@@ -8,7 +8,7 @@ use viv_proto::message::{Configure, Configured, User};
 
 use crate::error::{Context, Result};
 use crate::file_share::Keeper;
-use crate::identity::Layers;
+use crate::layers::Layers;
 use crate::network::Network;
 use crate::secrets::Secrets;
 use crate::{boot, console, files, identity, shares, trace};
@@ -44,15 +44,16 @@ impl Sandbox {
 }
 
 /// Does what takes time and is the same for every sandbox of an image and its user: what is written
-/// before the root is assembled, and the root.
+/// before the root is assembled, and the root, of an image with so many `layers` over it.
 ///
 /// # Errors
 /// The first step that failed. The guest is then not to be used.
-pub fn prepare(user: &User, timezone: Option<&str>) -> Result<()> {
-    let layers = Layers { lower: Path::new(boot::LOWER), upper: Path::new(boot::UPPER) };
-    identity::write_common(layers, user, timezone)?;
+pub fn prepare(layers: u16, user: &User, timezone: Option<&str>) -> Result<()> {
+    let image = boot::open_image(layers)?;
+    identity::write_common(Layers { lower: image, upper: Path::new(boot::UPPER) }, user, timezone)?;
+    boot::close_image(layers);
     trace::mark("user");
-    boot::enter_root()?;
+    boot::enter_root(layers)?;
     identity::make_names(Path::new("/"))
 }
 

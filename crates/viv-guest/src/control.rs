@@ -50,6 +50,7 @@ enum Stage {
 pub struct Guest {
     places: Arc<Semaphore>,
     failure: Option<String>,
+    layers: u16,
     stage: Mutex<Stage>,
     sandbox: OnceLock<Sandbox>,
     network: Network,
@@ -59,17 +60,12 @@ pub struct Guest {
     out_of_memory_kills: AtomicU64,
 }
 
-impl Default for Guest {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Guest {
-    /// A guest that has booted.
+    /// A guest that has booted, with so many layers over its root image.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(layers: u16) -> Self {
         Self {
+            layers,
             places: Arc::new(Semaphore::new(MAX_OPERATIONS)),
             failure: None,
             stage: Mutex::new(Stage::Booted),
@@ -84,7 +80,7 @@ impl Guest {
     /// A guest that has not: it only says why, and powers off.
     #[must_use]
     pub fn failed(reason: String) -> Self {
-        Self { failure: Some(reason), ..Self::new() }
+        Self { failure: Some(reason), ..Self::new(0) }
     }
 
     /// Why it has not booted.
@@ -176,7 +172,7 @@ impl Guest {
         if !identity::is_id(&wanted.template) {
             return Err(error(FailureKind::BadRequest, "prepare: the template's id is not 32 hexadecimal digits"));
         }
-        configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+        configure::prepare(self.layers, &wanted.user, wanted.timezone.as_deref())?;
         self.network.prepare();
         modules::load_later();
         trace::take();
@@ -201,7 +197,7 @@ impl Guest {
         };
         *stage = Stage::Configured;
         if template.is_none() {
-            configure::prepare(&wanted.user, wanted.timezone.as_deref())?;
+            configure::prepare(self.layers, &wanted.user, wanted.timezone.as_deref())?;
             if wanted.network.way == NetworkWay::Filtered {
                 self.network.prepare();
                 trace::mark("capture");

@@ -144,12 +144,27 @@ fn replace_by_link(place: &Path, target: &str) -> io::Result<()> {
             fs::remove_file(place)?;
             symlink(target, place)
         }
-        Err(reason) if reason.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(place.parent().unwrap_or(Path::new("/")))?;
+        Err(reason) if matches!(reason.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            make_directories(place.parent().unwrap_or(Path::new("/")))?;
             symlink(target, place)
         }
         linked => linked,
     }
+}
+
+/// Makes a directory and those above it. A link that leads nowhere, or anything else that is no directory,
+/// makes way.
+fn make_directories(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_directories(parent)?;
+    }
+    if path.symlink_metadata().is_ok() {
+        fs::remove_file(path)?;
+    }
+    fs::create_dir(path)
 }
 
 #[cfg(test)]
@@ -225,5 +240,20 @@ mod tests {
         }
         assert!(!path("etc/ssl/ca-bundle.pem").exists());
         link_certificates(root.path(), "/run/viv/ca.pem").unwrap();
+    }
+
+    #[test]
+    fn an_image_without_any_gets_debians() {
+        let bare = tempfile::tempdir().unwrap();
+        let odd = tempfile::tempdir().unwrap();
+        fs::create_dir(odd.path().join("etc")).unwrap();
+        symlink("nowhere", odd.path().join("etc/ssl")).unwrap();
+        let odder = tempfile::tempdir().unwrap();
+        fs::write(odder.path().join("etc"), "").unwrap();
+        for root in [bare, odd, odder] {
+            link_certificates(root.path(), "/run/viv/ca.pem").unwrap();
+            let linked = root.path().join("etc/ssl/certs/ca-certificates.crt");
+            assert_eq!(fs::read_link(&linked).unwrap(), Path::new("/run/viv/ca.pem"));
+        }
     }
 }

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{OFlags, ResolveFlags};
-use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 use viv_proto::message::{Configure, FailureKind, User};
 
 use crate::error::{Context, Result, error};
+use crate::layers::Layers;
 use crate::{accounts, exec, files, network, sys};
 
 /// How deep /etc/skel, or the image's home directory, is copied.
@@ -126,73 +125,8 @@ pub fn add_entropy(hexadecimal: &str) -> Result<()> {
         .context(|| "cannot add entropy".to_owned())
 }
 
-/// A root file system before its layers are joined: what is read below, and written above.
-#[derive(Debug, Clone, Copy)]
-pub struct Layers<'a> {
-    /// The root image.
-    pub lower: &'a Path,
-    /// What is to lie over it. Files made here hide those of the image.
-    pub upper: &'a Path,
-}
-
-/// A directory in both layers.
-struct Place {
-    /// There only if the image has it.
-    lower: PathBuf,
-    /// There.
-    upper: PathBuf,
-}
-
-impl Layers<'_> {
-    /// A directory (`path` without a leading slash), made in the upper layer if missing, with the
-    /// owner and mode it has in the image. Links in the image are followed.
-    fn directory(&self, path: &str) -> io::Result<Place> {
-        let mut known = Path::new(path);
-        let canonical = loop {
-            match self.canonical(known) {
-                Ok(canonical) => break canonical.join(Path::new(path).strip_prefix(known).unwrap_or(Path::new(""))),
-                Err(Errno::NOENT) => known = known.parent().unwrap_or(Path::new("")),
-                Err(reason) => return Err(reason.into()),
-            }
-        };
-        let mut place = Place { lower: self.lower.to_owned(), upper: self.upper.to_owned() };
-        for part in &canonical {
-            place.lower.push(part);
-            place.upper.push(part);
-            match fs::DirBuilder::new().mode(0o755).create(&place.upper) {
-                Err(reason) if reason.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(reason) => return Err(reason),
-                Ok(()) => {
-                    if let Ok(facts) = fs::metadata(&place.lower) {
-                        std::os::unix::fs::lchown(&place.upper, Some(facts.uid()), Some(facts.gid()))?;
-                        fs::set_permissions(&place.upper, facts.permissions())?;
-                    }
-                }
-            }
-        }
-        Ok(place)
-    }
-
-    /// A path of the image without links.
-    fn canonical(&self, path: &Path) -> rustix::io::Result<PathBuf> {
-        if path.as_os_str().is_empty() {
-            return Ok(PathBuf::new());
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let lower = rustix::fs::open(self.lower, flags, 0.into())?;
-        let found = rustix::fs::openat2(&lower, path, flags, 0.into(), ResolveFlags::IN_ROOT)?;
-        let link = |file: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let (root, found) = link(&lower)
-            .and_then(|root| Ok((root, link(&found)?)))
-            .map_err(|reason| Errno::from_io_error(&reason).unwrap_or(Errno::IO))?;
-        found.strip_prefix(root).map(Path::to_owned).map_err(|_| Errno::XDEV)
-    }
-
-    /// A file of the image; empty where there is none.
-    fn read(&self, path: &str) -> String {
-        accounts::read(&self.lower.join(path)).unwrap_or_default()
-    }
-}
+/// Login shells, the first one that an image has.
+const SHELLS: [&str; 4] = ["/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh"];
 
 /// Where what names the sandbox is: in memory, because through the overlay and its disk each of these
 /// files takes ten times as long to write, and they are written at every start.
@@ -215,6 +149,7 @@ const WORKSPACE_LINK: &str = "/run/viv/workspace";
 /// # Errors
 /// The first file that cannot be written.
 pub fn write_common(layers: Layers<'_>, user: &User, timezone: Option<&str>) -> Result<()> {
+    layers.make_mount_points().context(|| "cannot make room for file systems".to_owned())?;
     let etc = layers.directory("etc").context(|| "cannot make /etc".to_owned())?.upper;
     for (name, place) in NAME_FILES {
         let link = etc.join(Path::new(place).file_name().unwrap_or_default());
@@ -308,9 +243,14 @@ fn set_timezone(etc: &Path, zone: &str) -> Result<()> {
 
 /// The user, its group, its right to sudo, its home.
 fn add_user(layers: Layers<'_>, etc: &Path, user: &User) -> Result<()> {
-    let shell = if layers.lower.join("usr/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
+    let shell = layers.program(&SHELLS).unwrap_or(accounts::DEFAULT_SHELL);
     // An image may lack any of them.
-    write(&etc.join("passwd"), 0o644, &accounts::passwd_with(&layers.read("etc/passwd"), user, shell))?;
+    let passwd = layers.read("etc/passwd");
+    write(&etc.join("passwd"), 0o644, &accounts::passwd_with(&passwd, user, shell))?;
+    if !accounts::has_root(&passwd) {
+        let home = || layers.directory(accounts::ROOT_HOME.trim_start_matches('/'));
+        home().context(|| format!("cannot make {}", accounts::ROOT_HOME))?;
+    }
     write(&etc.join("group"), 0o644, &accounts::group_with(&layers.read("etc/group"), user))?;
     write(&etc.join("shadow"), 0o600, &accounts::shadow_with(&layers.read("etc/shadow"), user))?;
     let rights = || -> io::Result<PathBuf> { Ok(layers.directory("etc/sudoers.d")?.upper.join("viv")) };
@@ -324,9 +264,10 @@ fn add_user(layers: Layers<'_>, etc: &Path, user: &User) -> Result<()> {
 fn make_home(layers: Layers<'_>, user: &User) -> io::Result<()> {
     let home = layers.directory(user.home.trim_start_matches('/'))?;
     own(&home.upper, user)?;
-    let skel = layers.lower.join("etc/skel");
-    let model = if home.lower.is_dir() { home.lower } else { skel };
-    if model.is_dir() { copy_tree(&model, &home.upper, user, MAX_DEPTH) } else { Ok(()) }
+    let is_directory = fs::symlink_metadata(&home.lower).is_ok_and(|facts| facts.is_dir());
+    let skel = || layers.canonical(Path::new("etc/skel")).ok().map(|skel| layers.lower.join(skel));
+    let model = if is_directory { Some(home.lower) } else { skel() };
+    model.map_or(Ok(()), |model| copy_tree(&model, &home.upper, user, MAX_DEPTH))
 }
 
 fn own(path: &Path, user: &User) -> io::Result<()> {
@@ -394,7 +335,7 @@ fn link_workspace(root: &Path, wanted: &Configure) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use viv_proto::message::{Network, Share, ShareKind};
 
@@ -420,6 +361,8 @@ mod tests {
             ] {
                 fs::write(image.path("lower").join(path), text).unwrap();
             }
+            symlink("usr/bin", image.path("lower/bin")).unwrap();
+            fs::set_permissions(image.path("lower/usr/bin/bash"), fs::Permissions::from_mode(0o755)).unwrap();
             image
         }
 
@@ -520,6 +463,7 @@ mod tests {
             destination: "/workspace/".into(),
             kind: ShareKind::Directory,
             read_only: false,
+            writable_overlay: false,
         };
         assert_eq!(image.write(&Configure { shares: vec![share], ..wanted() }).len(), 1);
         assert!(!image.path("upper/workspace").is_symlink(), "the share goes there");

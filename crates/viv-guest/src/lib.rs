@@ -27,6 +27,7 @@ pub mod exec;
 pub mod file_share;
 pub mod files;
 pub mod identity;
+pub mod layers;
 pub mod link;
 pub mod modules;
 pub mod network;
@@ -38,6 +39,7 @@ pub mod status;
 mod sys;
 mod trace;
 mod vsock;
+mod writable;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,7 +59,7 @@ pub fn run() -> ExitCode {
         Err(error) => power::fatal(&format!("cannot start: {error}")),
     };
     let guest = match booted.failure {
-        None => control::Guest::new(),
+        None => control::Guest::new(booted.layers),
         Some(reason) => {
             console::say(&format!("fatal: {reason}"));
             control::Guest::failed(reason)

@@ -12,6 +12,7 @@ use crate::boot;
 use crate::error::{Context, Result, error};
 use crate::file_share::{KeptFile, MAX_KEPT_BYTES};
 use crate::identity::is_plain_path;
+use crate::writable;
 
 /// The virtiofs device's tag.
 pub const TAG: &str = "viv";
@@ -32,6 +33,12 @@ pub fn in_order(shares: &[Share]) -> Result<Vec<&Share>> {
         }
         if !is_plain_path(Path::new(destination)) || Path::new(destination).parent().is_none() {
             return Err(error(FailureKind::BadRequest, format!("configure: nothing can be shared at {destination}")));
+        }
+        if share.writable_overlay && !(share.read_only && share.kind == ShareKind::Directory) {
+            return Err(error(
+                FailureKind::BadRequest,
+                format!("configure: {destination} is written elsewhere only if it is a read-only directory"),
+            ));
         }
     }
     let mut ordered: Vec<&Share> = shares.iter().collect();
@@ -81,7 +88,11 @@ fn place(share: &Share, source: &Path, user: &User, mounted: &mut Mounted) -> Re
     match share.kind {
         ShareKind::Directory => {
             make_directories(destination, user, false)?;
-            bind(source, destination, share.read_only)?;
+            if share.writable_overlay {
+                writable::mount_over(source, &share.entry, destination, user)?;
+            } else {
+                bind(source, destination, share.read_only)?;
+            }
         }
         ShareKind::File => {
             let facts = fs::metadata(source).context(|| "cannot look at the shared file".to_owned())?;
@@ -153,7 +164,13 @@ mod tests {
     use super::*;
 
     fn share(entry: &str, destination: &str) -> Share {
-        Share { entry: entry.into(), destination: destination.into(), kind: ShareKind::Directory, read_only: false }
+        Share {
+            entry: entry.into(),
+            destination: destination.into(),
+            kind: ShareKind::Directory,
+            read_only: false,
+            writable_overlay: false,
+        }
     }
 
     #[test]
@@ -161,6 +178,16 @@ mod tests {
         let shares = [share("0", "/a/b/c"), share("1", "/a"), share("2", "/z/"), share("3", "/a/b")];
         let order: Vec<_> = in_order(&shares).unwrap().into_iter().map(|share| share.entry.as_str()).collect();
         assert_eq!(order, ["1", "2", "3", "0"]);
+    }
+
+    #[test]
+    fn only_a_read_only_directory_is_written_elsewhere() {
+        let overlaid = Share { writable_overlay: true, ..share("0", "/nix/store") };
+        let read_only = Share { read_only: true, ..overlaid.clone() };
+        let file = Share { kind: ShareKind::File, ..read_only.clone() };
+        assert!(in_order(&[read_only]).is_ok());
+        assert!(in_order(&[overlaid]).is_err());
+        assert!(in_order(&[file]).is_err());
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod import;
 mod initramfs;
 mod kernel;
 mod modules;
+pub mod nix;
 mod output;
 mod own_kernel;
 mod packages;
@@ -53,11 +54,12 @@ mod run;
 mod scratch;
 mod source;
 mod sources;
+mod store;
 mod sys;
 mod tools;
 
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
-pub use cache::{Cache, Stamp};
+pub use cache::{Cache, Lease, Stamp};
 pub use config::ImageConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
@@ -72,6 +74,10 @@ pub use progress::{NoProgress, Progress, ProgressEvent};
 pub use root::{RootImage, ensure_root};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use source::ImageSource;
+pub use store::{
+    Freed, KeptBecause, RemovalRequest, Stored, StoredKind, find_stored, guess_source, holders, least_recently_used,
+    list_stored, name_image, remove_stored, unused_for,
+};
 pub use tools::{MissingTool, missing_tools};
 
 /// What a cache holds of what is built by default.

@@ -18,6 +18,7 @@ use crate::kernel::{debootstrap, missing_or};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
 use crate::sources::SUITE;
+use crate::store::named_image;
 use crate::tools;
 
 /// Changes with how the image is made, where the recipe's text does not show it.
@@ -74,6 +75,7 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
         ImageSource::Erofs(path) => from_file(cache, path, progress),
         ImageSource::Tar(path) => import::from_tar(cache, path, progress),
         ImageSource::Directory(path) => import::from_directory(cache, path, progress),
+        ImageSource::Named(name) => named_image(cache, name),
         other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
     }
 }

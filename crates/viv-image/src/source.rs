@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind};
 /// | `docker-daemon:REFERENCE` | [`ImageSource::DockerDaemon`] |
 /// | `dir:PATH` | [`ImageSource::Directory`] |
 /// | `tar:FILE` | [`ImageSource::Tar`] |
+/// | `name:NAME` | [`ImageSource::Named`] |
 /// | `erofs:FILE`, or a path | [`ImageSource::Erofs`] |
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -38,6 +39,8 @@ pub enum ImageSource {
     Directory(PathBuf),
     /// A tar archive of a root file system, compressed or not.
     Tar(PathBuf),
+    /// An image of the cache that the user gave a name.
+    Named(String),
 }
 
 impl ImageSource {
@@ -46,7 +49,7 @@ impl ImageSource {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Erofs(path) | Self::OciArchive(path) | Self::Directory(path) | Self::Tar(path) => Some(path),
-            Self::Default | Self::Oci(_) | Self::DockerDaemon(_) => None,
+            Self::Default | Self::Oci(_) | Self::DockerDaemon(_) | Self::Named(_) => None,
         }
     }
 
@@ -60,7 +63,7 @@ impl ImageSource {
             Self::OciArchive(path) => Self::OciArchive(change(path)?),
             Self::Directory(path) => Self::Directory(change(path)?),
             Self::Tar(path) => Self::Tar(change(path)?),
-            named @ (Self::Default | Self::Oci(_) | Self::DockerDaemon(_)) => named,
+            named @ (Self::Default | Self::Oci(_) | Self::DockerDaemon(_) | Self::Named(_)) => named,
         })
     }
 }
@@ -77,12 +80,13 @@ impl FromStr for ImageSource {
             Some(("docker-daemon", rest)) => Self::DockerDaemon(rest.to_owned()),
             Some(("dir", rest)) => Self::Directory(path(rest)),
             Some(("tar", rest)) => Self::Tar(path(rest)),
+            Some(("name", rest)) => Self::Named(rest.to_owned()),
             Some(("erofs", rest)) => Self::Erofs(path(rest)),
             _ => Self::Erofs(path(text)),
         };
         if text.is_empty() || text.ends_with(':') {
             return Err(Error::new(ErrorKind::BadReference, format!("`{text}` names no image")).hint(
-                "give debian, oci:REFERENCE, oci-archive:FILE, docker-daemon:REFERENCE, dir:PATH, tar:FILE or erofs:FILE",
+                "give debian, oci:REFERENCE, oci-archive:FILE, docker-daemon:REFERENCE, dir:PATH, tar:FILE, name:NAME or erofs:FILE",
             ));
         }
         Ok(source)
@@ -113,6 +117,7 @@ impl fmt::Display for ImageSource {
             Self::DockerDaemon(reference) => write!(f, "docker-daemon:{reference}"),
             Self::Directory(path) => write!(f, "dir:{}", path.display()),
             Self::Tar(path) => write!(f, "tar:{}", path.display()),
+            Self::Named(name) => write!(f, "name:{name}"),
         }
     }
 }
@@ -123,9 +128,16 @@ mod tests {
 
     #[test]
     fn what_is_written_comes_back() {
-        for text in
-            ["debian", "oci:alpine:3.20", "oci-archive:/a.tar", "docker-daemon:x", "dir:/r", "tar:/r.tgz", "erofs:/e"]
-        {
+        for text in [
+            "debian",
+            "oci:alpine:3.20",
+            "oci-archive:/a.tar",
+            "docker-daemon:x",
+            "dir:/r",
+            "tar:/r.tgz",
+            "name:n",
+            "erofs:/e",
+        ] {
             assert_eq!(text.parse::<ImageSource>().unwrap().to_string(), text);
         }
         assert_eq!("/srv/root.erofs".parse::<ImageSource>().unwrap(), ImageSource::Erofs("/srv/root.erofs".into()));

@@ -175,6 +175,10 @@ pub struct Share {
     /// Enforced by the host; known here so that the mount says so too.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether programs may write over it all the same, into the sandbox's own disk. For a directory that
+    /// is read-only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writable_overlay: bool,
 }
 
 /// What a share is.
@@ -262,7 +266,8 @@ pub struct Exec {
     pub env: BTreeMap<String, String>,
     /// The directory to start in.
     pub cwd: String,
-    /// Login name of the user to run as.
+    /// Who to run as: `USER`, `UID`, `USER:GROUP`, `UID:GID` or a mixture of these, as in an OCI image's
+    /// configuration. Numbers need not be in the account files.
     pub user: String,
     /// A terminal of this size; without one, three separate pipes.
     #[serde(default)]

@@ -40,12 +40,15 @@ fn user() -> impl Strategy<Value = User> {
 
 fn share() -> impl Strategy<Value = Share> {
     let kind = prop_oneof![Just(ShareKind::Directory), Just(ShareKind::File)];
-    (text(), text(), kind, any::<bool>()).prop_map(|(entry, destination, kind, read_only)| Share {
-        entry,
-        destination,
-        kind,
-        read_only,
-    })
+    (text(), text(), kind, any::<bool>(), any::<bool>()).prop_map(
+        |(entry, destination, kind, read_only, writable_overlay)| Share {
+            entry,
+            destination,
+            kind,
+            read_only,
+            writable_overlay,
+        },
+    )
 }
 
 prop_compose! {

@@ -22,6 +22,7 @@ mod memory;
 mod monitor;
 mod network;
 mod nic;
+mod nix;
 mod paths;
 mod plan;
 mod process;
@@ -45,7 +46,7 @@ pub use plan::{Artifacts, Plan, StartPlan, Warning, plan, probe_host};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
-pub use spec::{KernelChoice, Mount, SandboxSpec, TemplateUse, VmmChoice, new_id, new_token};
+pub use spec::{KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, new_id, new_token};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,

@@ -138,8 +138,14 @@ impl NetworkSpec {
         let source = self.certificates.clone()?;
         let entry = CERTIFICATES_ENTRY.to_owned();
         Some((
-            ShareSpec { entry: entry.clone(), source, read_only: true, protect: Vec::new() },
-            Share { entry, destination: CERTIFICATES.to_owned(), kind: ShareKind::File, read_only: true },
+            ShareSpec { entry: entry.clone(), source, read_only: true, protect: Vec::new(), gathered: None },
+            Share {
+                entry,
+                destination: CERTIFICATES.to_owned(),
+                kind: ShareKind::File,
+                read_only: true,
+                writable_overlay: false,
+            },
         ))
     }
 }

@@ -10,6 +10,7 @@ use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, Ma
 
 use crate::error::adopt;
 use crate::nic;
+use crate::nix;
 use crate::template::{self, TemplatePlan};
 use crate::{Error, ErrorKind, Paths, Result, SandboxSpec, TemplateUse};
 
@@ -130,6 +131,19 @@ fn plan_with(
 ) -> Result<Plan> {
     let accel = host.accel(spec.accel).map_err(adopt)?;
     let link = link_carrier(&spec.id, host);
+    let mut disks = vec![
+        Disk { serial: "root".to_owned(), backing: Backing::ReadOnlyFile(artifacts.root.clone()) },
+        Disk { serial: "scratch".to_owned(), backing: Backing::Ephemeral },
+    ];
+    let mut kernel_arguments = viv_vmm::kernel_arguments();
+    if !artifacts.layers.is_empty() {
+        disks.extend(artifacts.layers.iter().enumerate().map(|(index, layer)| Disk {
+            serial: format!("layer-{}", index + 1),
+            backing: Backing::ReadOnlyFile(layer.clone()),
+        }));
+        // The guest looks for so many.
+        kernel_arguments.push(format!("viv.layers={}", artifacts.layers.len()));
+    }
     let machine = MachineSpec {
         name: format!("viv-{}", spec.id),
         cpus: spec.cpus,
@@ -137,11 +151,8 @@ fn plan_with(
         accel,
         kernel: artifacts.kernel.clone(),
         initramfs: artifacts.initramfs.clone(),
-        kernel_arguments: viv_vmm::kernel_arguments(),
-        disks: vec![
-            Disk { serial: "root".to_owned(), backing: Backing::ReadOnlyFile(artifacts.root.clone()) },
-            Disk { serial: "scratch".to_owned(), backing: Backing::Ephemeral },
-        ],
+        kernel_arguments,
+        disks,
         share_tag: Some(SHARE_TAG.to_owned()),
         link,
         network: nic::card(spec),
@@ -163,10 +174,14 @@ fn plan_with(
             _ => Vec::new(),
         };
         let entry = number.to_string();
-        daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect });
-        guest_shares.push(message::Share { entry, destination, kind, read_only });
+        daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect, gathered: None });
+        guest_shares.push(message::Share { entry, destination, kind, read_only, writable_overlay: false });
     }
     if let Some((outside, inside)) = spec.network.certificates() {
+        daemon_shares.push(outside);
+        guest_shares.push(inside);
+    }
+    for (outside, inside) in nix::shares(spec) {
         daemon_shares.push(outside);
         guest_shares.push(inside);
     }
@@ -287,6 +302,7 @@ mod tests {
             kernel: None,
             image: None,
             packages: Vec::new(),
+            nix: None,
             environment: std::collections::BTreeMap::new(),
             files: Vec::new(),
             workspace: "/home/u/project".into(),
@@ -364,6 +380,21 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_further_disks_that_the_guest_is_told_of() {
+        let without = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap().to_string();
+        let layered = Artifacts { layers: vec!["/cache/base".into(), "/cache/top".into()], ..artifacts() };
+        let with = plan_with(&spec(), &layered, &host(), &kind_of).unwrap();
+        let lines = with.to_string();
+        let changed: Vec<&str> = lines.lines().filter(|line| !without.contains(line)).collect();
+        insta::assert_json_snapshot!(changed);
+        let files = template(&spec(), &layered, &host()).files;
+        assert!(layered.layers.iter().all(|layer| files.contains(layer)));
+        let many = Artifacts { layers: vec!["/cache/layer".into(); 200], ..artifacts() };
+        let error = plan_with(&spec(), &many, &host(), &kind_of).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidSpec);
+    }
+
+    #[test]
     fn the_link_goes_over_vsock_where_the_host_has_it() {
         let serial = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
         assert_eq!(serial.link, LinkCarrier::VirtioSerial);
@@ -408,6 +439,9 @@ mod tests {
             Artifacts { initramfs: "x".into(), ..artifacts() },
             Artifacts { root_digest: "x".into(), ..artifacts() },
             Artifacts { scratch: "x".into(), ..artifacts() },
+            Artifacts { layers: vec!["x".into()], ..artifacts() },
+            Artifacts { layers: vec!["x".into(), "y".into()], ..artifacts() },
+            Artifacts { layers: vec!["y".into(), "x".into()], ..artifacts() },
         ];
         let qemu = host().qemu;
         let hosts = [

@@ -287,6 +287,7 @@ mod tests {
             kernel: None,
             image: None,
             packages: vec![],
+            nix: None,
             environment: BTreeMap::new(),
             files: vec![],
             workspace: "/w".into(),

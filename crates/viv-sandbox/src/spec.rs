@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use viv_image::nix::NixEnvironment;
 use viv_image::{ImageSource, Package};
 use viv_proto::message::{GuestFile, User};
 use viv_vmm::AccelChoice;
@@ -100,6 +101,18 @@ impl KernelChoice {
     }
 }
 
+/// What a sandbox has of the host's nix.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NixSpec {
+    /// The flake whose development shell programs run in: `REFERENCE[#SHELL]`.
+    pub flake: Option<String>,
+    /// Whether all of the host's store is to be seen, and not only what is needed of it.
+    pub whole_store: bool,
+    /// What these and the packages of [`viv_image::Manager::Nix`] came to; none before it was resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<NixEnvironment>,
+}
+
 /// A sandbox, as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -127,6 +140,9 @@ pub struct SandboxSpec {
     pub image: Option<ImageSource>,
     /// What is installed over it.
     pub packages: Vec<Package>,
+    /// What it has of the host's nix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nix: Option<NixSpec>,
     /// The directory to work in, at the same path inside and out.
     pub workspace: PathBuf,
     /// Further shares.

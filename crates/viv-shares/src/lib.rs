@@ -17,6 +17,7 @@
 //! - `spec` is what the daemon is told; [`plan`] says which mounts that takes, without making any; `tree` makes them.
 //! - `helper` is the process that runs those two.
 //! - `namespace`, `confine` and `filter` take rights away.
+//! - `gather` shows some names of a directory, as a store of packages needs it.
 //! - `share_fs` says what the guest may ask for, on top of virtiofsd's pass-through file system.
 //! - `nodes` and `limits` bound the number of open files.
 #![warn(missing_docs)]
@@ -25,6 +26,7 @@ mod confine;
 mod daemon;
 mod error;
 mod filter;
+mod gather;
 mod helper;
 mod limits;
 mod namespace;
@@ -33,6 +35,7 @@ mod plan;
 mod ready;
 mod share_fs;
 mod spec;
+mod stamp;
 #[allow(unsafe_code)]
 mod sys;
 mod tree;

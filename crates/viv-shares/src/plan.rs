@@ -14,6 +14,8 @@ const MAX_ENTRY_BYTES: usize = 255;
 /// The root of the tree holds one placeholder per share and nothing else.
 const ROOT_SIZE_BYTES: u64 = 1 << 20;
 
+const PAGE_BYTES: u64 = 4096;
+
 /// One step of assembling the tree of shares, in the order it is carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
@@ -33,6 +35,16 @@ pub enum Step {
         source: PathBuf,
         /// Whether the bind, and everything mounted below it, is read-only.
         read_only: bool,
+    },
+    /// A directory of the tmpfs with a bind mount for each of some names of a source, all read-only. What is a
+    /// symbolic link there becomes one here.
+    Gather {
+        /// The name of the directory.
+        entry: String,
+        /// The directory on the host.
+        source: PathBuf,
+        /// The names in it.
+        names: Vec<String>,
     },
     /// A bind mount of a directory of a share onto itself, if it exists: a mount point cannot be renamed, so what
     /// is protected below it stays below it.
@@ -61,17 +73,21 @@ pub enum Step {
 /// protected path is empty, absolute or has a `..` in it.
 pub fn plan(shares: &[ShareSpec]) -> Result<Vec<Step>> {
     let mut entries = BTreeSet::new();
-    // One inode for each placeholder, one for the root, and what tmpfs wants for itself.
-    let mut steps = vec![Step::Root { size_bytes: ROOT_SIZE_BYTES, inodes: shares.len() as u64 + 8 }];
+    // One inode for each placeholder, one for the root, and what tmpfs wants for itself. A symbolic link may take a page.
+    let gathered = shares.iter().filter_map(|share| share.gathered.as_ref()).map(Vec::len).sum::<usize>() as u64;
+    let mut steps = vec![Step::Root {
+        size_bytes: ROOT_SIZE_BYTES + gathered * PAGE_BYTES,
+        inodes: shares.len() as u64 + gathered + 8,
+    }];
     for share in shares {
         check(share)?;
         if !entries.insert(&share.entry) {
             return Err(Error::new(ErrorKind::Specification, format!("two shares are called {:?}", share.entry)));
         }
-        steps.push(Step::Share {
-            entry: share.entry.clone(),
-            source: share.source.clone(),
-            read_only: share.read_only,
+        let (entry, source) = (share.entry.clone(), share.source.clone());
+        steps.push(match &share.gathered {
+            Some(names) => Step::Gather { entry, source, names: names.clone() },
+            None => Step::Share { entry, source, read_only: share.read_only },
         });
     }
     for share in shares.iter().filter(|share| !share.read_only) {
@@ -104,10 +120,20 @@ fn protection(share: &ShareSpec) -> Result<Vec<Step>> {
 }
 
 fn check(share: &ShareSpec) -> Result<()> {
-    let mut components = Path::new(&share.entry).components();
-    let one = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-    if !one || share.entry.contains(['/', '\0']) || share.entry.len() > MAX_ENTRY_BYTES {
+    if !is_name(&share.entry) {
         return Err(Error::new(ErrorKind::Specification, format!("{:?} cannot name a share", share.entry)));
+    }
+    if let Some(names) = &share.gathered {
+        let mut seen = BTreeSet::new();
+        if let Some(name) = names.iter().find(|name| !is_name(name) || !seen.insert(name.as_str())) {
+            return Err(Error::new(
+                ErrorKind::Specification,
+                format!("{name:?} cannot be gathered from {}", share.source.display()),
+            ));
+        }
+        if !share.read_only {
+            return Err(Error::new(ErrorKind::Specification, "what is gathered can only be read"));
+        }
     }
     if !share.source.is_absolute() {
         return Err(Error::new(
@@ -116,6 +142,13 @@ fn check(share: &ShareSpec) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether `text` is one component of a path.
+fn is_name(text: &str) -> bool {
+    let mut components = Path::new(text).components();
+    let one = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    one && !text.contains(['/', '\0']) && text.len() <= MAX_ENTRY_BYTES
 }
 
 /// A protected path without `.` and doubled slashes.
@@ -150,7 +183,13 @@ mod tests {
             source: source.into(),
             read_only,
             protect: protect.iter().map(PathBuf::from).collect(),
+            gathered: None,
         }
+    }
+
+    fn gathered(read_only: bool, names: &[&str]) -> ShareSpec {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        ShareSpec { gathered: Some(names), ..share("store", "/nix/store", read_only, &[]) }
     }
 
     #[test]
@@ -231,6 +270,20 @@ mod tests {
     fn a_read_only_share_is_protected_as_a_whole() {
         let steps = plan(&[share("0", "/p", true, &[".git/hooks"])]).unwrap();
         assert!(!steps.iter().any(|step| matches!(step, Step::Pin { .. } | Step::Protect { .. })));
+    }
+
+    #[test]
+    fn names_of_a_directory_are_gathered_one_by_one() {
+        insta::assert_json_snapshot!(plan(&[gathered(true, &["aa-hello", "bb-libc"])]).unwrap());
+        for bad in [
+            gathered(false, &["a"]),
+            gathered(true, &["a", "a"]),
+            gathered(true, &[".."]),
+            gathered(true, &["a/b"]),
+            gathered(true, &[""]),
+        ] {
+            assert_eq!(*plan(&[bad]).unwrap_err().kind(), ErrorKind::Specification);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
@@ -29,16 +29,15 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
-use crate::nodes::{Identity, Nodes, Stamp, Whereabouts};
+use crate::gather::Plain;
+use crate::nodes::{Identity, Nodes, Whereabouts};
+use crate::stamp::settled_stamp;
 
 type Handle = <PassthroughFs as FileSystem>::Handle;
 type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
 /// How long the guest may believe that a file does not exist, without asking again.
 pub(crate) const ABSENCE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// More than the coarsest time stamps of the file systems people share from: the two seconds of FAT.
-const COARSEST_TIME_STAMP: Duration = Duration::from_secs(3);
 
 /// How many directories deep a path may be for a file that is away to be found again.
 const MAX_DEPTH: usize = 4096;
@@ -61,6 +60,7 @@ const OPEN_FLAGS: u32 = (libc::O_ACCMODE
 pub(crate) struct ShareFs {
     inner: PassthroughFs,
     nodes: Mutex<Nodes>,
+    plain: Plain,
 }
 
 /// A node in use: it stays live as long as this exists.
@@ -79,7 +79,7 @@ impl Drop for Pinned<'_> {
 impl ShareFs {
     /// Wraps `inner`, of which at most about `budget` files are kept by descriptor.
     pub(crate) fn new(inner: PassthroughFs, budget: usize) -> Self {
-        Self { inner, nodes: Mutex::new(Nodes::new(budget)) }
+        Self { inner, nodes: Mutex::new(Nodes::new(budget)), plain: Plain::default() }
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -145,6 +145,7 @@ impl ShareFs {
     fn learn(&self, parent: u64, name: &CStr, mut entry: Entry) -> Entry {
         entry.inode =
             self.update(|nodes, forgotten| nodes.learn(parent, name, entry.inode, identity_of(&entry), forgotten));
+        self.plain.learn(parent, &mut entry);
         entry
     }
 
@@ -196,18 +197,6 @@ impl ShareFs {
     fn closed(&self, node: u64) {
         self.update(|nodes, forgotten| nodes.unpin(node, forgotten));
     }
-}
-
-/// What tells a file's state at `now` from any later one, unless it changed so lately that a change to come could
-/// get the same time stamps.
-fn settled_stamp(attributes: &fuse::Attr, now: SystemTime) -> Option<Stamp> {
-    let changed = UNIX_EPOCH.checked_add(Duration::new(attributes.ctime, attributes.ctimensec))?;
-    let settled = now.duration_since(changed).is_ok_and(|age| age >= COARSEST_TIME_STAMP);
-    settled.then_some(Stamp {
-        size: attributes.size,
-        modified: (attributes.mtime, attributes.mtimensec),
-        changed: (attributes.ctime, attributes.ctimensec),
-    })
 }
 
 fn errno(code: i32) -> io::Error {
@@ -281,6 +270,7 @@ impl FileSystem for ShareFs {
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         let options = self.inner.init(capable)?;
         self.nodes().clear();
+        self.plain.clear();
         Ok(options)
     }
 
@@ -574,18 +564,6 @@ impl SerializableFileSystem for ShareFs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_settled_file_has_a_stamp() {
-        let attributes = fuse::Attr { ctime: 1_000, ctimensec: 500, size: 7, ..fuse::Attr::default() };
-        let at = |seconds: u64| settled_stamp(&attributes, UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(1_003), None, "half a microsecond short of three seconds");
-        assert_eq!(at(1_004), Some(Stamp { size: 7, modified: (0, 0), changed: (1_000, 500) }));
-        assert_eq!(at(999), None, "from the future");
-        // Before 1970, as the kernel and FUSE write it.
-        let ancient = fuse::Attr { ctime: u64::MAX, ..fuse::Attr::default() };
-        assert_eq!(settled_stamp(&ancient, UNIX_EPOCH), None);
-    }
 
     #[test]
     fn names_are_checked() {

@@ -41,6 +41,9 @@ pub struct ShareSpec {
     /// Paths below a directory share, relative to it, that the guest may read but not change, rename, replace or
     /// move away with a directory above them. Those that don't exist when the tree is assembled are left out.
     pub protect: Vec<PathBuf>,
+    /// Names of a directory that alone are shown of it, in a read-only directory of their own; none for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gathered: Option<Vec<String>>,
 }
 
 impl FileDaemonSpec {
@@ -122,7 +125,13 @@ mod tests {
     #[test]
     fn the_lines_come_back_as_what_they_were_and_the_first_ends_where_it_ends() {
         let spec = FileDaemonSpec { guest_uid: 1000, guest_gid: 1001, thread_pool: 2 };
-        let share = ShareSpec { entry: "0".into(), source: "/a\nb".into(), read_only: true, protect: vec!["c".into()] };
+        let share = ShareSpec {
+            entry: "0".into(),
+            source: "/a\nb".into(),
+            read_only: true,
+            protect: vec!["c".into()],
+            gathered: Some(vec!["d".into()]),
+        };
         let shares = shares_line(std::slice::from_ref(&share)).unwrap();
         let mut both = input((spec.line() + &shares).as_bytes());
         assert_eq!(read_spec(&mut both).unwrap(), spec);
@@ -141,7 +150,7 @@ mod tests {
         }
         assert!(read_shares(input(b"[]\n").into()).unwrap().is_empty());
         let source = std::ffi::OsString::from_vec(b"/\xff".to_vec()).into();
-        let share = ShareSpec { entry: "0".into(), source, read_only: true, protect: vec![] };
+        let share = ShareSpec { entry: "0".into(), source, read_only: true, protect: vec![], gathered: None };
         assert_eq!(*shares_line(&[share]).unwrap_err().kind(), ErrorKind::Specification);
     }
 }

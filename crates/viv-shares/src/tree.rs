@@ -19,6 +19,7 @@ use rustix::mount::{
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::gather;
 use crate::plan::Step;
 use crate::sys::restrict_mount;
 
@@ -28,7 +29,7 @@ const HIDDEN_INODES: u64 = 8;
 
 /// What every share is mounted with. The daemon never follows a symbolic link in a share: the guest resolves links
 /// itself, one component at a time. With `NOSYMFOLLOW` the kernel holds it to that.
-const SHARE_ATTRIBUTES: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSYMFOLLOW;
+pub(crate) const SHARE_ATTRIBUTES: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSYMFOLLOW;
 
 /// Where the shares are, in the daemon's root.
 pub(crate) const SHARES: &str = "/shares";
@@ -56,8 +57,12 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
     // All sources are cloned before the first mount, so that none of the mounts is part of a clone.
     let mut clones = Vec::new();
     for step in steps {
-        if let Step::Share { source, read_only, .. } = step {
-            clones.push(clone_source(source, *read_only)?);
+        match step {
+            Step::Share { source, read_only, .. } => {
+                clones.push(Clone::Mount(clone_source(source, *read_only)?));
+            }
+            Step::Gather { source, names, .. } => clones.push(Clone::Gathered(gather::clone(source, names)?)),
+            _ => {}
         }
     }
     let mut clones = clones.into_iter();
@@ -65,9 +70,11 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
     for step in steps {
         match (step, &root) {
             (Step::Root { size_bytes, inodes }, _) => root = Some(mount_root(*size_bytes, *inodes)?),
-            (Step::Share { entry, source, .. }, Some(root)) => {
-                if let Some(clone) = clones.next() {
-                    attach_share(root, entry, source, &clone)?;
+            (Step::Share { entry, source, .. } | Step::Gather { entry, source, .. }, Some(root)) => {
+                match clones.next() {
+                    Some(Clone::Mount(mount)) => attach_share(root, entry, source, &mount)?,
+                    Some(Clone::Gathered(clones)) => gather::attach(root, entry, source, &clones)?,
+                    None => {}
                 }
             }
             (Step::Pin { entry, path }, Some(root)) => bind_onto_itself(root, entry, path, 0)?,
@@ -101,7 +108,7 @@ fn own_descriptors() -> Result<File> {
 }
 
 /// A private, restricted clone of a source, mounted nowhere yet.
-fn clone_source(source: &Path, read_only: bool) -> Result<Clone> {
+fn clone_source(source: &Path, read_only: bool) -> Result<Mount> {
     let found = open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
         let kind = match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => ErrorKind::SourceMissing,
@@ -121,15 +128,22 @@ fn clone_source(source: &Path, read_only: bool) -> Result<Clone> {
     let mount = clone_mount(&found, Path::new("")).context(ErrorKind::Mount, failed)?;
     let attributes = SHARE_ATTRIBUTES | if read_only { MOUNT_ATTR_RDONLY } else { 0 };
     restrict_mount(&mount, attributes, true).context(ErrorKind::Mount, failed)?;
-    Ok(Clone { mount, directory: kind == FileType::Directory })
+    Ok(Mount { mount, directory: kind == FileType::Directory })
 }
 
-struct Clone {
-    mount: OwnedFd,
-    directory: bool,
+/// What was cloned for one step.
+enum Clone {
+    Mount(Mount),
+    Gathered(Vec<gather::Gathered>),
 }
 
-fn clone_mount(directory: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+/// A mount of a directory or a file that is mounted nowhere yet.
+pub(crate) struct Mount {
+    pub(crate) mount: OwnedFd,
+    pub(crate) directory: bool,
+}
+
+pub(crate) fn clone_mount(directory: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
@@ -152,17 +166,20 @@ fn mount_root(size_bytes: u64, inodes: u64) -> Result<OwnedFd> {
     mount().context(ErrorKind::Mount, || "cannot mount a tmpfs for the file daemon".to_owned())
 }
 
-fn attach_share(root: &OwnedFd, entry: &str, source: &Path, clone: &Clone) -> Result<()> {
-    let attach = || -> rustix::io::Result<()> {
-        if clone.directory {
-            mkdirat(root, entry, Mode::RWXU)?;
-        } else {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            openat(root, entry, flags, Mode::RUSR | Mode::WUSR)?;
-        }
-        move_mount(clone.mount.as_fd(), "", root.as_fd(), entry, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-    };
-    attach().context(ErrorKind::Mount, || format!("cannot mount {} as share {entry}", source.display()))
+fn attach_share(root: &OwnedFd, entry: &str, source: &Path, clone: &Mount) -> Result<()> {
+    place(root, entry, clone)
+        .context(ErrorKind::Mount, || format!("cannot mount {} as share {entry}", source.display()))
+}
+
+/// Mounts a clone at a name of `directory`, where there is nothing yet.
+pub(crate) fn place(directory: &OwnedFd, name: &str, clone: &Mount) -> rustix::io::Result<()> {
+    if clone.directory {
+        mkdirat(directory, name, Mode::RWXU)?;
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
+    }
+    move_mount(clone.mount.as_fd(), "", directory.as_fd(), name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// Binds what is at `path` of a share onto itself, with attributes of its own. What does not exist is left out.

@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command, TargetArguments};
 use crate::commands::manage::Ending;
-use crate::commands::{doctor, exec, kernel, manage, net, print, run, template};
+use crate::commands::{doctor, exec, image, kernel, manage, net, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -46,6 +46,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Run(arguments) => arguments.json,
         Command::Ps(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
+        Command::Image(command) => command.is_json(),
         Command::Template(command) => command.is_json(),
         Command::Net(NetCommand::Learn(arguments)) => arguments.run.json,
         Command::Net(NetCommand::Setup(arguments)) => arguments.json,
@@ -61,6 +62,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),
         Command::Kill(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Kill, &printer),
         Command::Kernel(arguments) => kernel::kernel(&arguments.command, &printer),
+        Command::Image(command) => image::image(command, &printer),
         Command::Template(command) => template::template(command, &printer),
         Command::Net(command) => net::net(command, &printer),
         Command::Port(arguments) => net::port(arguments),

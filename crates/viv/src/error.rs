@@ -15,6 +15,8 @@ pub enum ErrorKind {
     Configuration,
     /// Something named does not exist.
     NotFound,
+    /// Something is used, and so cannot be removed.
+    InUse,
     /// A file or the terminal could not be read or written.
     Io,
     /// The sandbox ended while its program ran.
@@ -27,6 +29,7 @@ impl Kind for ErrorKind {
             Self::Usage => "usage",
             Self::Configuration => "configuration",
             Self::NotFound => "not_found",
+            Self::InUse => "in_use",
             Self::Io => "io",
             Self::SandboxLost => "sandbox_lost",
         }

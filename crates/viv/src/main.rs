@@ -3,6 +3,7 @@
 mod app;
 mod cli;
 mod commands;
+mod devcontainer;
 mod doctor;
 mod environment;
 mod error;

@@ -84,10 +84,16 @@ fn settings(text: &mut String) {
          sees of the host: paths in it are relative to the workspace and must lie beneath it, and it cannot copy variables\n\
          from the host. Paths in `config.toml` are absolute or begin with `~/`.\n\n\
          A mount may also be a table: `{ source = \"/a:b\", destination = \"/data\", read-only = true }`.\n\n\
-         Keys of the section `[run]`:\n\n\
-         | key | flag | meaning | default | example | in `viv.toml` |\n|---|---|---|---|---|---|\n",
+         Keys of the section `[run]`:\n\n",
     );
-    for setting in definitions::ALL {
+    section(text, definitions::ALL);
+    text.push_str("\nKeys of the section `[image]`:\n\n");
+    section(text, definitions::IN_IMAGE);
+}
+
+fn section(text: &mut String, settings: &[&definitions::Setting]) {
+    text.push_str("| key | flag | meaning | default | example | in `viv.toml` |\n|---|---|---|---|---|---|\n");
+    for setting in settings {
         row(
             text,
             &[

@@ -65,6 +65,12 @@ pub fn dry_run(
     for package in &spec.packages {
         row("package", "", package.to_string());
     }
+    if let Some(nix) = &spec.nix {
+        nix.flake.iter().for_each(|flake| row("flake", "flake", flake.clone()));
+        if nix.whole_store {
+            row("nix-store", "nix-store", "all of it".to_owned());
+        }
+    }
     row("workspace", "", spec.workspace.to_string_lossy().into_owned());
     for mount in &spec.mounts {
         let mode = if mount.read_only { ", read-only" } else { "" };
@@ -81,6 +87,9 @@ pub fn dry_run(
         };
         let _ = writeln!(text, "  {name:<10} {}{origin}", clean(&value));
     };
+    for command in &resolved.setup {
+        row("first", "", format!("{}  ({})", shell_words(&command.argv), command.name));
+    }
     row("command", "", if exec.argv.is_empty() { "login shell".to_owned() } else { shell_words(&exec.argv) });
     row("directory", "workdir", exec.cwd.clone());
     row("user", "user", exec.user.clone());

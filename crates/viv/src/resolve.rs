@@ -1,21 +1,29 @@
 //! From settings to what is run: pure, so that `--dry-run` shows exactly what a run would do.
 
+mod image;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use viv_image::{Manager, Package};
 use viv_proto::message::{Exec, TerminalSize, User};
-use viv_sandbox::{AccelChoice, Mount, NetworkSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
+use viv_sandbox::{AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
 
+use crate::devcontainer::SetupCommand;
 use crate::environment::{HostEnvironment, is_time_zone};
 use crate::error::{Error, ErrorKind};
 use crate::network::NetworkRequest;
 use crate::output::clean::clean;
 use crate::settings::layer::Found;
 use crate::settings::values::{Size, human_bytes};
-use crate::settings::{DEFAULT_DISK, DEFAULT_MEMORY, EnvironmentValue, Layer, MountRequest, Origin, default_cpus};
+use crate::settings::{
+    DEFAULT_CACHE_LIMIT, DEFAULT_DISK, DEFAULT_MEMORY, EnvironmentValue, Layer, MountRequest, Origin, default_cpus,
+};
+
+pub use image::apply_image_config;
 
 /// The ordinary user inside.
 pub const AGENT: &str = "agent";
@@ -45,6 +53,9 @@ pub struct Resolved {
     pub sandbox: SandboxSpec,
     /// The program in it.
     pub exec: Exec,
+    /// What is put before the command in place of the image's own entrypoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// What is asked of the network, which looks at more of the host to be resolved.
     #[serde(skip)]
     pub network: NetworkRequest,
@@ -55,6 +66,15 @@ pub struct Resolved {
     pub origins: BTreeMap<&'static str, Origin>,
     /// What is less than was asked for.
     pub warnings: Vec<Warning>,
+    /// What runs inside before the program, as the same user and in the same place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<SetupCommand>,
+    /// What images may take of the disk, bytes.
+    #[serde(skip)]
+    pub cache_limit: u64,
+    /// What only `--verbose` wants to know.
+    #[serde(skip)]
+    pub details: Vec<String>,
 }
 
 fn as_milliseconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -85,6 +105,8 @@ pub fn resolve(
     pick("accel", origin(settings.accel.as_ref()));
     pick("kernel", origin(settings.kernel.as_ref()));
     pick("image", origin(settings.image.as_ref()));
+    pick("flake", origin(settings.flake.as_ref()));
+    pick("nix-store", origin(settings.nix_store.as_ref()));
     pick("template", origin(settings.template.as_ref()));
     pick("spares", origin(settings.spares.as_ref()));
     pick("workdir", origin(settings.workdir.as_ref()));
@@ -109,6 +131,14 @@ pub fn resolve(
     let workspace_text = text_of("the workspace", &workspace)?;
     let name = settings.name.map(|found| found.value);
 
+    let packages: Vec<Package> = settings.packages.into_iter().map(|found| found.value).collect();
+    let nix = NixSpec {
+        flake: settings.flake.map(|found| found.value),
+        whole_store: settings.nix_store.is_some_and(|found| found.value),
+        environment: None,
+    };
+    let has_nix = nix != NixSpec::default() || packages.iter().any(|package| package.manager == Manager::Nix);
+
     let sandbox = SandboxSpec {
         hostname: name.clone().unwrap_or_else(|| format!("viv-{id}")),
         id,
@@ -122,7 +152,8 @@ pub fn resolve(
         accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
         kernel: settings.kernel.map(|found| found.value.try_map_file(|path| file("the kernel", path))).transpose()?,
         image: settings.image.map(|found| found.value.try_map_path(|path| file("the image", path))).transpose()?,
-        packages: settings.packages.into_iter().map(|found| found.value).collect(),
+        packages,
+        nix: has_nix.then_some(nix),
         environment: BTreeMap::new(),
         files: Vec::new(),
         template: settings.template.map_or(TemplateUse::Auto, |found| found.value),
@@ -141,7 +172,18 @@ pub fn resolve(
         user: settings.user.map_or_else(|| AGENT.to_owned(), |found| found.value),
         terminal,
     };
-    Ok(Resolved { sandbox, exec, network, timeout: settings.timeout.map(|found| found.value), origins, warnings })
+    Ok(Resolved {
+        sandbox,
+        exec,
+        entrypoint: None,
+        network,
+        timeout: settings.timeout.map(|found| found.value),
+        origins,
+        warnings,
+        setup: Vec::new(),
+        cache_limit: settings.cache_limit.map_or(DEFAULT_CACHE_LIMIT, |found| found.value).0,
+        details: Vec::new(),
+    })
 }
 
 /// The ordinary user inside, who is the host user as far as files are concerned.

@@ -92,6 +92,15 @@ fn help_of_every_command() {
         "ps",
         "stop",
         "kill",
+        "image",
+        "image build",
+        "image pull",
+        "image import",
+        "image ls",
+        "image inspect",
+        "image rm",
+        "image prune",
+        "image export",
         "kernel",
         "kernel build",
         "kernel ls",
@@ -119,8 +128,13 @@ fn help_of_every_command() {
 #[test]
 fn what_is_wrong_with_arguments_is_said_and_exits_125() {
     let harness = Harness::new();
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 19] = [
         &["rum"],
+        &["run", "-p", "git", "./configure", "--prefix=/usr"],
+        &["run", "-p", "git", "sh -c"],
+        &["run", "--devcontainer=../other"],
+        &["image", "export", "debian", "x.tar", "--format", "tar"],
+        &["image", "rm"],
         &["run", "--memmory", "4G"],
         &["run", "--memory", "lots"],
         &["run", "--memory", "512"],
@@ -224,6 +238,85 @@ fn templates_are_managed_without_a_vm() {
     insta::assert_snapshot!(shown.join("\n"));
     harness.with_qemu("8.2.2");
     insta::assert_snapshot!(harness.run(&["template", "build"]).whole());
+}
+
+/// An erofs image of nothing, as far as its superblock is looked at.
+fn superblock() -> Vec<u8> {
+    let mut image = vec![0; 8192];
+    image[1024..1028].copy_from_slice(&0xe0f5_e1e2_u32.to_le_bytes());
+    image[1024 + 12] = 12;
+    image[1024 + 36] = 2;
+    image
+}
+
+#[test]
+fn images_are_managed_without_a_vm() {
+    let harness = Harness::new();
+    std::fs::write(harness.path("home/project/root.erofs"), superblock()).unwrap();
+    assert_eq!(harness.run(&["image", "ls", "--json"]).json(), serde_json::json!([]));
+    let imported = harness.run(&["image", "import", "root.erofs", "--name", "tools", "--json"]).json();
+    assert_eq!((imported["source"].as_str(), imported["size"].as_u64()), (Some("name:tools"), Some(8192)));
+    let digest = imported["digest"].as_str().unwrap();
+    std::fs::remove_file(harness.path("home/project/root.erofs")).unwrap();
+    let listed = harness.run(&["image", "ls", "--json"]).json();
+    assert_eq!((listed.as_array().map(Vec::len), listed[0]["digest"].as_str()), (Some(1), Some(digest)), "{listed}");
+    assert_eq!(listed[0]["used_by"], serde_json::json!({ "sandboxes": [], "templates": [] }));
+    // Another directory each time, and other times.
+    let settled = |ran: Ran| {
+        let lines = ran.whole();
+        lines
+            .lines()
+            .filter(|line| !line.starts_with("age") && !line.starts_with("last used"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
+    let shown: Vec<String> = [
+        &["image", "inspect", "name:tools"][..],
+        &["image", "inspect", "nothing"],
+        &["image", "export", "name:tools", "copy.erofs"],
+        &["image", "export", "name:tools", "copy.erofs"],
+        &["image", "import", "copy.erofs"],
+        &["image", "import", "copy.erofs", "--name", "Not A Name"],
+        &["image", "import", "missing"],
+        &["image", "prune", "--all"],
+        &["image", "rm", "name:tools", "nothing"],
+        &["image", "rm", "name:tools"],
+        &["image", "ls"],
+        &["image", "prune"],
+    ]
+    .iter()
+    .map(|arguments| format!("$ viv {}\n{}", arguments.join(" "), settled(harness.run(arguments))))
+    .collect();
+    insta::assert_snapshot!(shown.join("\n"));
+    assert_eq!(std::fs::read(harness.path("home/project/copy.erofs")).unwrap(), superblock());
+}
+
+#[test]
+fn a_dev_container_counts_where_that_is_said() {
+    let harness = Harness::new();
+    harness.with_qemu("10.0.2");
+    std::fs::create_dir_all(harness.path("home/project/.devcontainer/web")).unwrap();
+    harness
+        .write(
+            "home/project/.devcontainer/devcontainer.json",
+            r#"{ "containerEnv": { "A": "1" }, "remoteUser": "web" }"#,
+        )
+        .write("home/project/.devcontainer/web/devcontainer.json", r#"{ "postCreateCommand": "make" }"#);
+    let dry = |arguments: &[&str]| harness.run(&[&["run", "--dry-run", "--json"], arguments].concat()).json();
+    assert_eq!(dry(&[])["exec"]["user"], "agent");
+    let plan = dry(&["--devcontainer"]);
+    assert_eq!((&plan["exec"]["user"], &plan["exec"]["env"]["A"]), (&"web".into(), &"1".into()), "{plan}");
+    assert_eq!(plan["origins"]["user"], "dev-container");
+    let plan = dry(&["--devcontainer=web"]);
+    assert_eq!(plan["setup"][0]["argv"], serde_json::json!(["/bin/sh", "-c", "make"]), "{plan}");
+    harness.write("home/project/viv.toml", "[image]\ndevcontainer = true\n[run]\nuser = \"root\"\n");
+    let plan = dry(&[]);
+    assert_eq!((&plan["exec"]["user"], &plan["exec"]["env"]["A"]), (&"root".into(), &"1".into()), "{plan}");
+    assert_eq!(dry(&["--devcontainer=false"])["exec"]["env"]["A"], Value::Null);
+    harness.write("home/project/.devcontainer/devcontainer.json", r#"{ "build": { "dockerfile": "Dockerfile" } }"#);
+    let shown = [&["run", "--dry-run"][..], &["run", "--dry-run", "--devcontainer=none"]]
+        .map(|arguments| harness.run(arguments).whole());
+    insta::assert_snapshot!(shown.join("\n"));
 }
 
 #[test]

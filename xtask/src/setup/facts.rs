@@ -67,6 +67,8 @@ const PACKAGES: &[Package] = &[
     // Whose registries sandboxes are let to. cargo and apt are there.
     for_tests("npm", Sign::Program("npm")),
     for_tests("python3-pip", Sign::PythonModule("pip")),
+    // Whose packages sandboxes are shown.
+    for_tests("nix-bin", Sign::Program("nix-build")),
     // What configuring a kernel takes, and building one.
     for_tests("make", Sign::Program("make")),
     for_tests("flex", Sign::Program("flex")),
@@ -78,7 +80,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "xz-utils", sign: Sign::Program("xz"), purposes: &[Purpose::Test, Purpose::Peers] },
     // Debian keeps what fills an environment apart from python3.
     for_peers("python3-venv", Sign::PythonModule("ensurepip")),
-    for_peers("busybox-static", Sign::Program("busybox")),
+    // All that a small image has; so has the guest of another.
+    Package { name: "busybox-static", sign: Sign::Program("busybox"), purposes: &[Purpose::Test, Purpose::Peers] },
     for_peers("kmod", Sign::Program("depmod")),
     // virtme-ng's guest finds its standard output by it.
     for_peers("udev", Sign::File(&["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"])),

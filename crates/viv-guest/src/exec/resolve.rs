@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use viv_proto::message::{Exec, FailureKind, TerminalSize};
 
 use super::environment::{environment, is_valid};
-use crate::accounts::{self, Account};
-use crate::error::{Context, Result, error};
+use crate::accounts::{self, Account, Identity, Unknown};
+use crate::error::{Result, error};
 use crate::sys::Credentials;
 
 /// A program ready to be started.
@@ -29,12 +29,15 @@ pub(super) struct Plan {
 /// Resolves a request against the account files and the file system of this machine. `common` is the
 /// environment of every program.
 pub(super) fn resolve(wanted: &Exec, common: &BTreeMap<String, String>) -> Result<Plan> {
-    let passwd = accounts::read(Path::new("/etc/passwd")).context(|| "cannot read /etc/passwd".to_owned())?;
-    let account = accounts::find(&passwd, &wanted.user)
-        .ok_or_else(|| error(FailureKind::UnknownUser, format!("there is no user `{}` inside", wanted.user)))?;
-    // Without the file there are no further groups.
-    let group = accounts::read(Path::new("/etc/group")).unwrap_or_default();
-    let groups = accounts::groups_of(&group, &account.name, account.gid);
+    // Without the files there are only numbers.
+    let [passwd, group] = ["/etc/passwd", "/etc/group"].map(|path| accounts::read(Path::new(path)).unwrap_or_default());
+    let Identity { account, groups } = accounts::identify(&passwd, &group, &wanted.user).map_err(|unknown| {
+        let what = match unknown {
+            Unknown::User(name) => format!("user `{name}`"),
+            Unknown::Group(name) => format!("group `{name}`"),
+        };
+        error(FailureKind::UnknownUser, format!("there is no {what} inside"))
+    })?;
     let credentials = Credentials { uid: account.uid, gid: account.gid, groups };
     let variables = environment(&account, common, &wanted.env);
     if let Some((name, _)) = variables.iter().find(|(name, value)| !is_valid(name, value)) {
@@ -42,7 +45,7 @@ pub(super) fn resolve(wanted: &Exec, common: &BTreeMap<String, String>) -> Resul
     }
     let directory = if wanted.cwd.is_empty() { account.home.as_str() } else { wanted.cwd.as_str() };
     let (name, program, arguments) = match wanted.argv.split_first() {
-        None => login_shell(&account),
+        None => login_shell(&account, &|file| access(file, &credentials))?,
         Some((name, _)) => {
             let path = variables.get("PATH").map_or("", String::as_str);
             let program = find_program(name, path, Path::new(directory), &|file| access(file, &credentials))?;
@@ -64,10 +67,15 @@ pub(super) fn resolve(wanted: &Exec, common: &BTreeMap<String, String>) -> Resul
 }
 
 /// A login shell is told so by the dash before its name.
-fn login_shell(account: &Account) -> (String, PathBuf, Vec<String>) {
+fn login_shell(account: &Account, access: &dyn Fn(&Path) -> Access) -> Result<(String, PathBuf, Vec<String>)> {
     let shell = PathBuf::from(&account.shell);
+    if access(&shell) == Access::Missing {
+        let message =
+            format!("there is no shell inside for {}, no {}: name a program to run", account.name, account.shell);
+        return Err(error(FailureKind::NotFound, message));
+    }
     let base = shell.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    (account.shell.clone(), shell, vec![format!("-{base}")])
+    Ok((account.shell.clone(), shell, vec![format!("-{base}")]))
 }
 
 fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString> {
@@ -163,6 +171,23 @@ mod tests {
         assert_eq!(lookup("sub/tool", "/bin"), Ok("sub/tool".into()));
         assert_eq!(lookup("/opt/data", "/bin"), Err(FailureKind::NotExecutable));
         assert_eq!(lookup("./none", "/bin"), Err(FailureKind::NotFound));
+    }
+
+    #[test]
+    fn without_a_shell_there_is_no_login() {
+        let account = |shell: &str| Account {
+            name: "agent".into(),
+            uid: 1000,
+            gid: 1000,
+            home: "/home/agent".into(),
+            shell: shell.into(),
+        };
+        let access = |file: &Path| if file == Path::new("/bin/ash") { Access::Executable } else { Access::Missing };
+        let (name, program, arguments) = login_shell(&account("/bin/ash"), &access).unwrap();
+        assert_eq!((name.as_str(), program, arguments), ("/bin/ash", "/bin/ash".into(), vec!["-ash".to_owned()]));
+        let refusal = login_shell(&account("/bin/sh"), &access).unwrap_err();
+        assert_eq!(refusal.kind().0, FailureKind::NotFound);
+        assert_eq!(refusal.to_string(), "there is no shell inside for agent, no /bin/sh: name a program to run");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Host {
         reaper::start().unwrap();
         let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
         let wanted = wanted.clone();
-        tokio::spawn(async move { run(Arc::new(Guest::new()), theirs, Vec::new(), "7", &wanted).await });
+        tokio::spawn(async move { run(Arc::new(Guest::new(0)), theirs, Vec::new(), "7", &wanted).await });
         let mut rest = Vec::new();
         let line = viv_link::line::read_line(&mut ours, &mut rest).await.unwrap().unwrap();
         let answer = Envelope::parse(&line).unwrap();
@@ -371,7 +371,7 @@ async fn a_program_starts_with_clean_signals() {
 #[tokio::test]
 async fn a_request_before_the_configuration_is_refused() {
     let (mut ours, theirs) = tokio::io::duplex(4096);
-    tokio::spawn(control::serve(Arc::new(Guest::new()), theirs));
+    tokio::spawn(control::serve(Arc::new(Guest::new(0)), theirs));
     let mut rest = Vec::new();
     for _ in 0..2 {
         let line = Envelope::new("1", kind::HEARTBEAT, &"hello").unwrap().to_line().unwrap();
@@ -393,7 +393,7 @@ async fn lines_that_are_no_messages_are_answered_and_end_the_connection() {
     let huge = [vec![b'a'; viv_proto::MAX_LINE_BYTES + 10], b"\n".to_vec()].concat();
     for line in [b"garbage\n".to_vec(), br#"{"id":"1","type":"x","version":9}"#.to_vec(), huge, b"\xff\n".to_vec()] {
         let (mut ours, theirs) = tokio::io::duplex(256 * 1024);
-        tokio::spawn(control::serve(Arc::new(Guest::new()), theirs));
+        tokio::spawn(control::serve(Arc::new(Guest::new(0)), theirs));
         ours.write_all(&line).await.unwrap();
         ours.write_all(b"\n").await.unwrap();
         let mut rest = Vec::new();

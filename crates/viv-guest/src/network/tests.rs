@@ -122,7 +122,7 @@ struct Machine {
 impl Machine {
     async fn new(way: NetworkWay) -> Self {
         netlink::carry_out(&[netlink::Request::Up { interface: LOOPBACK }]).unwrap();
-        let guest = Arc::new(Guest::new());
+        let guest = Arc::new(Guest::new(0));
         let (host, inside) = duplex(1 << 16);
         tokio::spawn(serve_carrier(Arc::clone(&guest), inside));
         let (carrier, reset, link, cut) = session(host, FIRST_TOKEN).await;

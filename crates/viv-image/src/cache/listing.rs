@@ -1,9 +1,11 @@
-//! What the cache keeps of one kind, and removing it.
+//! What the cache keeps, and removing it.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
 
 use super::{Cache, Lock, Lookup, Made};
 use crate::error::{Error, ErrorKind, Result, io_error};
@@ -14,6 +16,13 @@ pub(crate) struct Kept {
     /// Names it among those of its kind.
     key: String,
     pub made: Made,
+}
+
+impl Kept {
+    /// The lock of whoever makes it.
+    pub(crate) fn lock_name(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.key)
+    }
 }
 
 impl Cache {
@@ -42,23 +51,33 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::Cache`] if it is being made again right now.
     pub(crate) fn remove(&self, kind: &str, what: &str, kept: &Kept) -> Result<()> {
-        let lock_name = format!("{kind}-{}", kept.key);
-        let Some(_lock) = Lock::try_acquire(&self.directory("locks")?, &lock_name)? else {
+        let Some(_lock) = Lock::try_acquire(&self.directory("locks")?, &kept.lock_name(kind))? else {
             return Err(Error::new(ErrorKind::Cache, format!("another viv is making {what}")));
         };
-        let reference = self.reference(kind, kept);
-        remove_file(&reference)?;
+        let _nobody_begins = self.lock_uses(FlockOperation::LockExclusive)?;
+        self.remove_references([(kind, kept)])?;
+        let used = self.referenced()?;
+        for file in kept.made.files.iter().filter(|file| !used.contains(&file.digest)) {
+            remove_file(&self.blob(&file.digest))?;
+        }
+        Ok(())
+    }
+
+    /// Removes refs and nothing they lead to.
+    pub(crate) fn remove_references<'k>(&self, kept: impl IntoIterator<Item = (&'k str, &'k Kept)>) -> Result<()> {
+        kept.into_iter().try_for_each(|(kind, kept)| remove_file(&self.reference(kind, kept)))
+    }
+
+    /// The digests of all blobs that a ref leads to.
+    pub(crate) fn referenced(&self) -> Result<BTreeSet<String>> {
         let mut used = BTreeSet::new();
-        let kinds = self.root.join("refs");
+        let kinds = self.directory("refs")?;
         for entry in fs::read_dir(&kinds).map_err(io_error("list", &kinds))?.flatten() {
             for made in references(&entry.path())?.iter().filter_map(|path| Self::read_made(path)) {
                 used.extend(made.files.into_iter().map(|file| file.digest));
             }
         }
-        for file in kept.made.files.iter().filter(|file| !used.contains(&file.digest)) {
-            remove_file(&self.blob(&file.digest))?;
-        }
-        Ok(())
+        Ok(used)
     }
 
     fn reference(&self, kind: &str, kept: &Kept) -> PathBuf {

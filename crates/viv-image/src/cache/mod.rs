@@ -7,6 +7,7 @@
 //! tmp/<kind>-<key>.<random>/  a build on its way
 //! scratch/<bytes>-v<n>.ext4   templates of scratch disks
 //! kernels/selected            the digest of the own kernel that is used where none is named
+//! uses/, used/                what is used now, and when it was used last
 //! ```
 //!
 //! A key is a digest of the recipe, so a changed recipe makes anew and an old one stays until someone
@@ -29,6 +30,7 @@ mod blob;
 mod leftovers;
 mod listing;
 mod lock;
+mod uses;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -36,6 +38,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -43,9 +46,10 @@ use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::progress::{Progress, ProgressEvent};
 pub use blob::Stamp;
 pub(crate) use blob::{hash_file, hex_digest_of};
-pub(crate) use leftovers::Outside;
+pub(crate) use leftovers::{Outside, sweep as sweep_leftovers};
 pub(crate) use listing::Kept;
 pub(crate) use lock::Lock;
+pub use uses::Lease;
 
 /// The version of the ref files; others count as missing.
 const FORMAT: u32 = 1;
@@ -101,6 +105,11 @@ impl Made {
             hasher.update(format!("{} {}\n", file.name, file.digest));
         }
         hex::encode(hasher.finalize())
+    }
+
+    /// The first line of what it was made by.
+    pub(crate) fn recipe_line(&self) -> &str {
+        &self.recipe
     }
 
     pub(crate) fn fact(&self, name: &str) -> Option<&str> {
@@ -298,16 +307,27 @@ impl Cache {
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
         }
+        self.forget_reference(recipe)
+    }
+
+    /// Removes a ref, and not what it leads to.
+    pub(crate) fn forget_reference(&self, recipe: &Recipe) -> Result<()> {
         let path = self.ref_path(recipe);
         fs::remove_file(&path).map_err(io_error("remove", &path))
     }
 
     /// Moves what was built into the cache and records it: the blobs first, the ref last.
     fn keep(&self, recipe: &Recipe, built: Built) -> Result<Made> {
-        let mut files = Vec::new();
         self.directory("blobs")?;
+        let mut hashed = Vec::new();
         for (name, path) in built.files {
             let digest = hash_file(&path).map_err(io_error("read", &path))?;
+            hashed.push((name, path, digest));
+        }
+        // A blob without a ref is taken for a leftover by whoever removes.
+        let _present = self.lock_uses(FlockOperation::LockShared)?;
+        let mut files = Vec::new();
+        for (name, path, digest) in hashed {
             let blob = self.blob(&digest);
             let same = hash_file(&blob).is_ok_and(|present| present == digest);
             if !same {

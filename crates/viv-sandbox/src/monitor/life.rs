@@ -26,6 +26,7 @@ use super::server::{Command, Guest, Server};
 use super::stall;
 use crate::error::io;
 use crate::exec::ask;
+use crate::nix;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
 use crate::template::Store;
@@ -101,6 +102,7 @@ async fn live(
     let mut marks = vec![HostMark::now("monitor")];
     let record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
+    let _nix = nix::hold(&plan.spec)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
     let (publish, ports, mut ready) = match spare {

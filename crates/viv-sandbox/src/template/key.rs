@@ -45,7 +45,11 @@ pub(crate) fn plan(
         tsc_khz: (machine.accel == Accel::Tcg).then_some(host.tsc_khz),
         save: with(MachineStart::BootToSave, host)?,
         restore: qemu::plan(&restore, host).map_err(adopt)?,
-        files: [&artifacts.kernel, &artifacts.initramfs, &artifacts.root, &artifacts.scratch].map(Clone::clone).into(),
+        files: [&artifacts.kernel, &artifacts.initramfs, &artifacts.root, &artifacts.scratch]
+            .into_iter()
+            .chain(&artifacts.layers)
+            .cloned()
+            .collect(),
         ingredients,
     })
 }
@@ -86,6 +90,11 @@ fn ingredients(
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
+    if !artifacts.layers.is_empty() {
+        // Their names are their digests.
+        let layers: Vec<String> = artifacts.layers.iter().map(|layer| file(layer)).collect();
+        ingredients.insert("layers".to_owned(), layers.join(" "));
+    }
     if accel == Accel::Kvm {
         // The guest has seen its processor, which KVM does not invent.
         ingredients.insert(PROCESSOR.to_owned(), host.processor.clone());

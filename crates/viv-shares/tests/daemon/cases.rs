@@ -92,7 +92,7 @@ impl Host {
 
     pub fn share(&self, entry: &str, path: &str, read_only: bool, protect: &[&str]) -> ShareSpec {
         let protect = protect.iter().map(PathBuf::from).collect();
-        ShareSpec { entry: entry.to_owned(), source: self.path(path), read_only, protect }
+        ShareSpec { entry: entry.to_owned(), source: self.path(path), read_only, protect, gathered: None }
     }
 
     fn guest(&self, shares: Vec<ShareSpec>) -> Guest {
@@ -458,7 +458,8 @@ fn cached_data_is_kept_while_it_is_true() {
         }
         if let Some(settled) = settled_file() {
             // A file of the system that has not changed for long.
-            let share = ShareSpec { entry: "0".into(), source: settled, read_only: true, protect: vec![] };
+            let share =
+                ShareSpec { entry: "0".into(), source: settled, read_only: true, protect: vec![], gathered: None };
             let mut guest = host.guest(vec![share]);
             let file = guest.walk("0").unwrap().id;
             assert!(!guest.open(file, O_RDONLY).unwrap().1, "the first time");

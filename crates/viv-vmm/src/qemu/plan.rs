@@ -17,6 +17,16 @@ const FIRST_DESCRIPTOR: i32 = 3;
 /// The addresses below belong to the hypervisor, the machine itself and its host.
 const FIRST_GUEST_CID: u32 = 3;
 
+/// The first slot of the bus that disks share; the devices before them take one each, from 1 on.
+const FIRST_SHARED_SLOT: usize = 0x10;
+
+/// Functions of a PCI slot.
+const FUNCTIONS: usize = 8;
+
+/// How many read-only disks fit beside the first one. A bus has 32 slots, and half of them are for disks
+/// that share one; overlayfs, which stacks them, takes 500 layers.
+const MOST_LAYERS: usize = (32 - FIRST_SHARED_SLOT) * FUNCTIONS;
+
 /// Below this a Debian kernel with its initramfs does not reach PID 1.
 const SMALLEST_MEMORY_MIB: u64 = 256;
 
@@ -83,13 +93,20 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
         }
     }
 
+    let mut layers = 0..MOST_LAYERS;
+    let mut is_first = true;
     for disk in &spec.disks {
         let serial = &disk.serial;
         match &disk.backing {
             Backing::ReadOnlyFile(file) => {
                 let file = path(file)?;
                 arguments.option("-blockdev", format!("driver=file,node-name={serial},read-only=on,filename={file}"));
-                arguments.option("-device", format!("virtio-blk-pci,drive={serial},serial={serial}"));
+                let place = if std::mem::take(&mut is_first) {
+                    String::new()
+                } else {
+                    shared_place(layers.next().unwrap_or_default())
+                };
+                arguments.option("-device", format!("virtio-blk-pci,drive={serial},serial={serial}{place}"));
             }
             Backing::Ephemeral => {
                 let number = descriptors.place(Descriptor::Scratch);
@@ -166,10 +183,22 @@ fn check(spec: &MachineSpec) -> Result<()> {
     {
         return Err(invalid(format!("{:?} is no hardware address", card.mac)));
     }
+    let layers = spec.disks.iter().filter(|disk| disk.backing != Backing::Ephemeral).count().saturating_sub(1);
+    if layers > MOST_LAYERS {
+        return Err(invalid(format!("{layers} layers over the root image; a machine takes {MOST_LAYERS}"))
+            .hint("ask for the packages in fewer steps, or put them into an image"));
+    }
     if spec.disks.iter().filter(|disk| disk.backing == Backing::Ephemeral).count() > 1 {
         return Err(invalid("more than one ephemeral disk".to_owned()));
     }
     Ok(())
+}
+
+/// The place of a disk that shares its slot with others: a function of it. One queue, because each takes an
+/// interrupt of every processor, of which there are less than 200.
+fn shared_place(number: usize) -> String {
+    let (slot, function) = (FIRST_SHARED_SLOT + number / FUNCTIONS, number % FUNCTIONS);
+    format!(",num-queues=1,multifunction=on,addr={slot:#x}.{function}")
 }
 
 fn is_hardware_address(text: &str) -> bool {
@@ -311,6 +340,29 @@ mod tests {
         let network = Some(NetworkCard { mac: "02:00,x".into(), mtu: None, backing: NetworkBacking::Tap });
         let error = plan(&MachineSpec { network, ..spec(Accel::Kvm) }, &facts()).unwrap_err();
         assert_eq!(error.to_string(), "\"02:00,x\" is no hardware address");
+    }
+
+    #[test]
+    fn layers_share_slots() {
+        let without = shown(&plan(&spec(Accel::Kvm), &facts()).unwrap());
+        let with = |count: usize| {
+            let mut disks = spec(Accel::Kvm).disks;
+            disks.extend((1..=count).map(|number| Disk {
+                serial: format!("layer-{number}"),
+                backing: Backing::ReadOnlyFile(format!("/cache/{number}.erofs").into()),
+            }));
+            plan(&MachineSpec { disks, ..spec(Accel::Kvm) }, &facts())
+        };
+        let lines = shown(&with(9).unwrap());
+        let added: Vec<&str> = lines.lines().filter(|line| !without.contains(line)).collect();
+        insta::assert_json_snapshot!(added);
+        let all = shown(&with(MOST_LAYERS).unwrap());
+        let places: std::collections::BTreeSet<&str> =
+            all.lines().filter_map(|line| line.split_once(",addr=")).map(|(_, place)| place).collect();
+        assert_eq!(places.len(), MOST_LAYERS);
+        assert!(places.contains("0x1f.7"));
+        let error = with(MOST_LAYERS + 1).unwrap_err();
+        assert_eq!(error.to_string(), "129 layers over the root image; a machine takes 128");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The command line: what can be typed, and nothing about what it does.
 
 pub mod bridge;
+pub mod image;
 mod kernel;
 pub mod network;
+pub mod nix;
 mod run;
 mod template;
 
@@ -95,6 +97,9 @@ Examples:
     Kill(TargetArguments),
     /// Build a kernel that boots faster, and choose among kernels
     Kernel(KernelArguments),
+    /// Make, fetch, list and remove images and the layers of packages over them
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// List, remove and make templates: booted machines that `viv run` starts from
     #[command(subcommand)]
     Template(TemplateCommand),

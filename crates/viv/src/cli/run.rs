@@ -8,10 +8,11 @@ use viv_image::{ImageSource, Package};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
+use super::nix::NixArguments;
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
-use crate::settings::values::{self, EnvironmentRequest, MountText, Size};
-use crate::settings::{EnvironmentValue, Layer, MountRequest, Origin};
+use crate::settings::values::{self, EnvironmentRequest, MountText, Size, Words};
+use crate::settings::{DevContainerChoice, EnvironmentValue, Layer, MountRequest, Origin};
 
 /// `viv run`
 #[derive(Debug, Args)]
@@ -27,6 +28,8 @@ Examples:
   viv run --dry-run                          what would be run, without running it
   viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
   viv run --gateway anthropic --budget 500k-tokens -- claude -p \"fix the tests\"
+  viv run -p git,ripgrep,npm:prettier -- make lint
+  viv run --devcontainer                     as the project's devcontainer.json has it
   viv run --publish 8080 -- python3 -m http.server 8080
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
@@ -61,9 +64,15 @@ pub struct RunArguments {
     #[command(flatten)]
     pub network: NetworkArguments,
 
+    #[command(flatten)]
+    pub nix: NixArguments,
+
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment, help_heading = "Program")]
     pub env: Vec<EnvironmentRequest>,
+    /// What to put before the command in place of the image's entrypoint, as one text; '' for nothing
+    #[arg(long, value_name = "WORDS", value_parser = values::parse_words, help_heading = "Program")]
+    pub entrypoint: Option<Words>,
     #[arg(long, value_name = "DIR", help = d::WORKDIR.help_of_flag(), help_heading = "Program")]
     pub workdir: Option<String>,
     #[arg(short, long, value_name = "NAME", help = d::USER.help_of_flag(), value_parser = values::parse_user, help_heading = "Program")]
@@ -108,11 +117,13 @@ pub struct MachineArguments {
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "IMAGE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<ImageSource>,
-    #[arg(short, long = "package", value_name = "NAME", help = d::PACKAGES.help_of_flag(), value_delimiter = ',', num_args = 1.., help_heading = "Machine")]
+    #[arg(short, long = "package", value_name = "NAME", help = d::PACKAGES.help_of_flag(), value_parser = values::parse_package, value_delimiter = ',', num_args = 1.., help_heading = "Machine")]
     pub packages: Vec<Package>,
+    #[arg(long, value_name = "NAME", help = d::DEVCONTAINER.help_of_flag(), value_parser = values::parse_devcontainer, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Machine")]
+    pub devcontainer: Option<DevContainerChoice>,
 }
 
-fn found<T>(value: T) -> Found<T> {
+pub(super) fn found<T>(value: T) -> Found<T> {
     Found { value, origin: Origin::CommandLine }
 }
 
@@ -137,6 +148,7 @@ impl MachineArguments {
                 found(absolute.unwrap_or_default())
             }),
             packages: self.packages.iter().cloned().map(found).collect(),
+            devcontainer: self.devcontainer.clone().map(found),
             ..Layer::default()
         }
     }
@@ -171,7 +183,7 @@ impl RunArguments {
             spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
-            ..self.network.layer(directory, self.machine.layer(directory))
+            ..self.network.layer(directory, self.nix.layer(self.machine.layer(directory)))
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What comes before a machine: settings from all places, and the files it is made from.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use viv_image::{Cache, ImageSource};
+use viv_image::nix::Roots;
+use viv_image::{Cache, ImageSource, Layer, Lease, Progress, ProgressEvent, RootImage};
 use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
+use super::nix;
+use crate::devcontainer::{self, Context, Translated};
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::guest_binary;
@@ -12,8 +16,8 @@ use crate::network::trusted;
 use crate::output::clean::clean;
 use crate::output::{Printer, ProgressReporter};
 use crate::resolve::{self, Request, Resolved};
-use crate::settings::Layer;
 use crate::settings::file::{self, PROJECT_FILE, Trust};
+use crate::settings::{self, DevContainerChoice};
 use crate::terminal;
 use crate::timing::Clock;
 
@@ -24,7 +28,7 @@ use crate::timing::Clock;
 /// A workspace or a configuration file that cannot be used, and those of [`resolve::resolve`].
 pub fn settings(
     workspace: Option<&Path>,
-    asked: Layer,
+    asked: settings::Layer,
     command: &[String],
     host: &HostEnvironment,
     paths: &Paths,
@@ -45,32 +49,70 @@ pub fn settings(
     let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
     let mut project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
     let untrusted = trusted::withhold(&mut project_file, &workspace, paths);
-    let settings = asked.over(project_file).over(user_file);
+    let chosen = [&asked, &project_file, &user_file].into_iter().find_map(|layer| layer.devcontainer.as_ref());
+    let chosen = chosen.map_or(DevContainerChoice::Off, |found| found.value.clone());
+    let has_image = asked.image.is_some() || project_file.image.is_some();
+    let container = container(&chosen, &workspace, has_image)?;
+    let settings = asked.over(project_file).over(container.layer).over(user_file);
     let terminal = terminal::wanted().then(terminal::size);
     let request = Request { id: viv_sandbox::new_id(), settings, workspace, command: command.to_vec(), terminal };
     let mut resolved = resolve::resolve(request, host, &|path| path.canonicalize())?;
     resolved.warnings.extend(untrusted.map(|message| Warning { message, hint: Some("viv net trust".to_owned()) }));
+    let machine = &resolved.sandbox;
+    let unmet = container.needs.unmet(machine.cpus, machine.memory_mib << 20, machine.disk_bytes);
+    resolved.warnings.extend(container.warnings.into_iter().chain(unmet));
+    resolved.setup = container.setup;
+    resolved.details = container.details;
     Ok(resolved)
 }
 
+/// What the project's devcontainer.json asks for, if it counts.
+fn container(choice: &DevContainerChoice, workspace: &Path, has_image: bool) -> Result<Translated, Error> {
+    let Some(file) = devcontainer::read(workspace, choice)? else {
+        let mut none = Translated::default();
+        if devcontainer::found(workspace) {
+            none.details.push("there is a devcontainer.json, which counts only with --devcontainer".to_owned());
+        }
+        return Ok(none);
+    };
+    devcontainer::translate(file, &Context { workspace, has_image, canonicalize: &|path| path.canonicalize() })
+}
+
+/// What a sandbox is made from, kept for it.
+pub struct Held {
+    /// In viv's cache.
+    _lease: Lease,
+    /// In nix's store.
+    _roots: Option<Roots>,
+}
+
 /// Plans a sandbox and builds what it is made from, if that is missing; marks on `clock` when the
-/// first and the second of it was done.
+/// first and the second of it was done. What its image says and what nix provides is then part of
+/// what was resolved. What it is made from stays as long as the second value lives.
 ///
 /// # Errors
 /// A machine that this host cannot run, an artifact that cannot be built.
-pub fn plan(spec: &SandboxSpec, paths: &Paths, printer: &Printer, clock: &mut Clock) -> Result<Plan, Failure> {
+pub fn plan(
+    resolved: &mut Resolved,
+    paths: &Paths,
+    printer: &Printer,
+    clock: &mut Clock,
+) -> Result<(Plan, Held), Failure> {
     // Planned before anything is built: nobody wants to wait for an image only to learn that
     // there is no QEMU, or no such machine.
     let facts = viv_sandbox::probe_host(paths)?;
+    let spec = &resolved.sandbox;
     let provisional = viv_sandbox::plan(spec, &artifacts_to_be(spec), &facts)?;
     for warning in &provisional.warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
     clock.mark("settings");
-    let artifacts = build(spec, paths, printer)?;
-    let plan = viv_sandbox::plan(spec, &artifacts, &facts)?;
+    let Built { artifacts, lease, root, .. } = build(resolved, paths, printer)?;
+    resolve::apply_image_config(resolved, &root.config);
+    let roots = nix::provide(resolved, paths, printer)?;
+    let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
     clock.mark("artifacts");
-    Ok(plan)
+    Ok((plan, Held { _lease: lease, _roots: roots }))
 }
 
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.
@@ -93,25 +135,93 @@ pub fn artifacts_to_be(spec: &SandboxSpec) -> Artifacts {
     }
 }
 
-/// Makes sure of kernel, initramfs, root image and an empty disk.
-fn build(spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<Artifacts, Failure> {
+/// What a machine is made from.
+pub struct Built {
+    /// The files.
+    pub artifacts: Artifacts,
+    /// Keeps them in the cache.
+    pub lease: Lease,
+    /// The root image among them.
+    pub root: RootImage,
+    /// The layers among them, the lowest first.
+    pub layers: Vec<Layer>,
+}
+
+/// Makes sure of kernel, initramfs, root image, layers and an empty disk. If anything was made for it,
+/// images beyond the cache's limit that nobody uses are removed.
+///
+/// # Errors
+/// Those of making them; a sandbox that runs already does not mind.
+pub fn build(resolved: &Resolved, paths: &Paths, printer: &Printer) -> Result<Built, Failure> {
+    let spec = &resolved.sandbox;
     let cache = Cache::open(&paths.cache)?;
-    let progress = ProgressReporter::new(printer);
+    let reporter = ProgressReporter::new(printer);
+    let progress = Noticing { inner: &reporter, made: AtomicBool::new(false) };
     let kernel_source = super::kernel::source(&cache, spec.kernel.as_ref(), printer)?;
     let image_source = spec.image.clone().unwrap_or_default();
     let kernel = viv_image::ensure_kernel(&cache, &kernel_source, &progress)?;
     printer.detail(&super::kernel::describe(&kernel, &kernel_source));
     let initramfs = viv_image::ensure_initramfs(&cache, &kernel, &guest_binary::GUEST)?;
-    let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
-    let layers = viv_image::ensure_layers(&cache, &root, &spec.packages, &progress)?;
+    let mut lease = cache.lease(&spec.id)?;
+    let (root, layers) = loop {
+        let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
+        // Held before anything is built over it. Whoever removes may have been quicker.
+        if !lease.add([root.path.as_path()])? {
+            continue;
+        }
+        let packages = nix::others(&spec.packages);
+        if packages.is_empty() {
+            break (root, Vec::new());
+        }
+        lease.set_building(true)?;
+        let layers = viv_image::ensure_layers(&cache, &root, &packages, &progress).map_err(about_packages(spec))?;
+        lease.set_building(false)?;
+        if lease.add(layers.iter().map(|layer| layer.path.as_path()))? {
+            break (root, layers);
+        }
+    };
     let scratch = viv_image::ensure_scratch(&cache, spec.disk_bytes)?;
-    Ok(Artifacts {
+    if progress.made.into_inner()
+        && let Err(failure) = super::image::evict(paths, resolved.cache_limit, printer)
+    {
+        // What could not be removed keeps nobody from working.
+        let why = failure.report.map(|report| report.message).unwrap_or_default();
+        printer.warning(&format!("the cache could not be kept within its limit: {why}"), Some("viv image prune"));
+    }
+    let artifacts = Artifacts {
         kernel: kernel.vmlinux,
         kernel_digest: kernel.digest,
         initramfs,
-        root: root.path,
-        root_digest: root.digest,
-        layers: layers.into_iter().map(|layer| layer.path).collect(),
+        root: root.path.clone(),
+        root_digest: root.digest.clone(),
+        layers: layers.iter().map(|layer| layer.path.clone()).collect(),
         scratch,
-    })
+    };
+    Ok(Built { artifacts, lease, root, layers })
+}
+
+/// A package that nobody knows may be a command that `--package` has swallowed.
+fn about_packages(spec: &SandboxSpec) -> impl Fn(viv_image::Error) -> viv_image::Error {
+    let maybe_a_command = spec.command.is_empty() && spec.packages.len() > 1;
+    move |error| match error.kind() {
+        viv_image::ErrorKind::NoSuchPackage if maybe_a_command => {
+            error.hint("a command comes after `--`: viv run -p git -- make")
+        }
+        _ => error,
+    }
+}
+
+/// Notices whether anything is made.
+struct Noticing<'a> {
+    inner: &'a dyn Progress,
+    made: AtomicBool,
+}
+
+impl Progress for Noticing<'_> {
+    fn event(&self, event: ProgressEvent) {
+        if matches!(event, ProgressEvent::Started { .. }) {
+            self.made.store(true, Ordering::Relaxed);
+        }
+        self.inner.event(event);
+    }
 }

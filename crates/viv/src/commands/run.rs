@@ -10,11 +10,11 @@ use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
 use crate::cli::RunArguments;
+use crate::devcontainer::SetupCommand;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, Failure};
 use crate::network::{self, Network, secrets};
-use crate::output::{JsonEvent, Printer, Timings, milliseconds};
-use crate::resolve::Resolved;
+use crate::output::{JsonEvent, Printer, Timings, milliseconds, shell_words};
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
 use crate::timing::{Clock, Told};
 use crate::{exit_code, render};
@@ -42,6 +42,7 @@ pub fn run_with(
     let paths = Paths::from_environment()?;
     let asked = arguments.layer(&host.directory);
     let mut resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    resolved.entrypoint = arguments.entrypoint.as_ref().map(|entrypoint| entrypoint.0.clone());
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
     let Network { spec, keys, withheld, warnings } =
         network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
@@ -52,32 +53,37 @@ pub fn run_with(
         return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }
     viv_sandbox::check_network(&resolved.sandbox.network)?;
-    let Resolved { sandbox, mut exec, network, timeout, warnings, .. } = resolved;
-    for warning in &warnings {
+    for warning in &resolved.warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
-    let secrets = secrets::read(&network.secrets, &host.variables)?;
-    for secret in secrets.iter().filter(|secret| network.secrets[&secret.name].in_environment) {
-        exec.env.insert(secret.name.clone(), secret.value.clone());
+    resolved.details.iter().for_each(|detail| printer.detail(detail));
+    let secrets = secrets::read(&resolved.network.secrets, &host.variables)?;
+    for secret in secrets.iter().filter(|secret| resolved.network.secrets[&secret.name].in_environment) {
+        resolved.exec.env.insert(secret.name.clone(), secret.value.clone());
     }
-    let ran = prepare::plan(&sandbox, &paths, printer, &mut clock).and_then(|plan| {
+    // What the machine is made from stays where it is until it is gone.
+    let ran = prepare::plan(&mut resolved, &paths, printer, &mut clock).and_then(|(plan, _held)| {
+        let (exec, setup, timeout) = (resolved.exec.clone(), resolved.setup.clone(), resolved.timeout);
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };
-        let program = Program { exec, secrets, deploy_key: arguments.network.deploy_key, timeout, began };
+        let deploy_key = arguments.network.deploy_key;
+        let program = Program { exec, setup, secrets, deploy_key, timeout, began };
         block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
     let Ran { exit_code, signal, timed_out, timings } = ran?;
-    printer.event(&JsonEvent::Result { id: &sandbox.id, exit_code, signal, timed_out, timings });
-    Ok((exit_code, sandbox.id))
+    printer.event(&JsonEvent::Result { id: &resolved.sandbox.id, exit_code, signal, timed_out, timings });
+    Ok((exit_code, resolved.sandbox.id))
 }
 
 /// What is run in a sandbox.
 struct Program {
     exec: Exec,
+    /// What runs before it.
+    setup: Vec<SetupCommand>,
     /// What it finds in /run/secrets.
     secrets: Vec<Secret>,
     /// Whether it finds a key pair of its own there.
@@ -128,7 +134,7 @@ async fn run_in_sandbox(
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { mut exec, secrets, deploy_key, timeout, began } = program;
+    let Program { mut exec, setup, secrets, deploy_key, timeout, began } = program;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -183,7 +189,12 @@ async fn run_in_sandbox(
     let outcome = {
         let running = async {
             tokio::select! {
-                outcome = run_program(&mut sandbox, &exec, options, &mut signals, printer, clock) => outcome,
+                outcome = async {
+                    if let Some(end) = set_up(&mut sandbox, &setup, &exec, &mut signals, printer).await? {
+                        return Ok((end, None));
+                    }
+                    run_program(&mut sandbox, &exec, options, &mut signals, printer, clock).await
+                } => outcome,
                 never = denials.watch() => match never {},
             }
         };
@@ -244,6 +255,45 @@ async fn hand_over(sandbox: &Sandbox, secrets: &[Secret], deploy_key: bool, prin
         printer.note(&format!("deploy key: {public}"));
     }
     Ok(())
+}
+
+/// Runs what comes before the program, its output on standard error; how that ended if the program is not
+/// to run any more.
+async fn set_up(
+    sandbox: &mut Sandbox,
+    setup: &[SetupCommand],
+    exec: &Exec,
+    signals: &mut Signals,
+    printer: &Printer,
+) -> Result<Option<End<Failure>>, Failure> {
+    for command in setup {
+        printer.detail(&format!("{}: {}", command.name, shell_words(&command.argv)));
+        let program = Exec { argv: command.argv.clone(), terminal: None, ..exec.clone() };
+        let started = tokio::select! {
+            started = sandbox.exec(&program) => started.map_err(failure_of_exec)?,
+            number = ending_signal(signals) => return Ok(Some(End::Signalled(number))),
+        };
+        let streams = Streams {
+            stdin: Box::new(std::io::empty()),
+            stdout: Box::new(Descriptor::stderr()),
+            stderr: Box::new(Descriptor::stderr()),
+        };
+        let options = SessionOptions { terminal: false, timeout: None };
+        let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
+        let watched = async { Failure::from(sandbox.ended().await) };
+        let (end, summary) = session.run(started.reader, signals, watched).await;
+        printer.note_unfinished_line(summary.stderr_unfinished);
+        match end {
+            End::Exited(report) if report.code == 0 => {}
+            End::Exited(report) => {
+                let message = format!("{} of devcontainer.json ended with exit code {}", command.name, report.code);
+                printer.warning(&message, Some("the program was not run; --devcontainer=false goes without"));
+                return Ok(Some(End::Exited(report)));
+            }
+            other => return Ok(Some(other)),
+        }
+    }
+    Ok(None)
 }
 
 /// Runs the program to the session's end. Returns that and when its first output came.

@@ -115,7 +115,9 @@ fn build(arguments: &BuildArguments, paths: &Paths, printer: &Printer) -> Result
     // That a project or a user wants none by itself does not matter to who asks for one by hand.
     let wanted = Some(Found { value: TemplateUse::Auto, origin: Origin::CommandLine });
     let asked = Layer { template: wanted, ..arguments.machine.layer(&host.directory) };
-    let resolved = prepare::settings(arguments.workspace.as_deref(), asked, &[], &host, paths)?;
+    let mut resolved = prepare::settings(arguments.workspace.as_deref(), asked, &[], &host, paths)?;
+    // It comes with the shares, which a template has none of.
+    resolved.sandbox.nix = None;
     for warning in &resolved.warnings {
         printer.warning(&warning.message, warning.hint.as_deref());
     }
@@ -123,7 +125,7 @@ fn build(arguments: &BuildArguments, paths: &Paths, printer: &Printer) -> Result
     let facts = viv_sandbox::probe_host(paths)?;
     let provisional = viv_sandbox::plan(&resolved.sandbox, &prepare::artifacts_to_be(&resolved.sandbox), &facts)?;
     MakeRequest::new(&provisional, paths)?;
-    let plan = prepare::plan(&resolved.sandbox, paths, printer, &mut Clock::start())?;
+    let (plan, _held) = prepare::plan(&mut resolved, paths, printer, &mut Clock::start())?;
     let request = MakeRequest::new(&plan, paths)?;
     let existing = if arguments.force { None } else { request.existing()? };
     let (info, took) = match existing {

@@ -20,7 +20,7 @@ fn host() -> HostEnvironment {
     }
 }
 
-fn request(settings: Layer) -> Request {
+pub(super) fn request(settings: Layer) -> Request {
     Request {
         id: "0123abcd".into(),
         settings,
@@ -30,11 +30,15 @@ fn request(settings: Layer) -> Request {
     }
 }
 
+pub(super) fn resolved_with(request: Request) -> Resolved {
+    resolve(request, &host(), &|path| Ok(path.to_path_buf())).unwrap()
+}
+
 fn resolved(settings: Layer) -> Result<Resolved, Error> {
     resolve(request(settings), &host(), &|path| Ok(path.to_path_buf()))
 }
 
-fn found<T>(value: T, origin: Origin) -> Found<T> {
+pub(super) fn found<T>(value: T, origin: Origin) -> Found<T> {
     Found { value, origin }
 }
 

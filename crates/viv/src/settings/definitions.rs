@@ -14,6 +14,9 @@ pub const MAXIMUM_CPUS: u32 = 64;
 /// The most machines that are kept ready.
 pub const MAXIMUM_SPARES: u32 = 64;
 
+/// What images, layers and what they are made from may take of the disk unless asked otherwise.
+pub const DEFAULT_CACHE_LIMIT: Size = Size(20 << 30);
+
 /// Where the servers of named sandboxes answer unless asked otherwise.
 pub const DEFAULT_LOCALHOST_PORT: u16 = 7080;
 
@@ -62,12 +65,12 @@ impl Setting {
     }
 }
 
-/// One setting of `viv run`.
+/// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// The key in the `[run]` table.
+    /// The key in its section.
     pub key: &'static str,
-    /// The flag on the command line.
+    /// The flag on the command line; `-` if there is none.
     pub flag: &'static str,
     /// What it does, in one line.
     pub help: &'static str,
@@ -80,14 +83,35 @@ pub struct Setting {
 }
 
 macro_rules! settings {
-    ($($name:ident = $setting:expr;)*) => {
+    ($all:ident: $what:literal; $($name:ident = $setting:expr;)*) => {
         $(#[doc = "The setting of this name."] pub const $name: Setting = $setting;)*
-        /// Every setting that configuration files know, in the order of the reference.
-        pub const ALL: &[&Setting] = &[$(&$name),*];
+        #[doc = $what]
+        pub const $all: &[&Setting] = &[$(&$name),*];
     };
 }
 
 settings! {
+    IN_IMAGE: "Every setting of the section `[image]`, in the order of the reference.";
+    FROM = Setting {
+        key: "from", flag: "--image", help: "The root file system, as --image takes it; `image` in [run] is the same",
+        default: "Debian trixie with development tools", example: "\"oci:registry.example.com/team/tools:3\"", project: ProjectRule::BeneathWorkspace,
+    };
+    IMAGE_PACKAGES = Setting {
+        key: "packages", flag: "--package", help: "Packages over it, as --package takes them; `packages` in [run] is the same",
+        default: "none", example: "[\"ripgrep\", \"npm:prettier\"]", project: ProjectRule::Allowed,
+    };
+    DEVCONTAINER = Setting {
+        key: "devcontainer", flag: "--devcontainer", help: "Take image, environment and set-up commands from the project's devcontainer.json: true, false, or NAME for .devcontainer/NAME/devcontainer.json",
+        default: "false", example: "true", project: ProjectRule::Allowed,
+    };
+    CACHE_LIMIT = Setting {
+        key: "cache-limit", flag: "-", help: "What images, layers and what they are made from may take of the disk; what was not used for longest goes first, after a build",
+        default: "20G", example: "\"40G\"", project: ProjectRule::UserOnly,
+    };
+}
+
+settings! {
+    ALL: "Every setting of the section `[run]`, in the order of the reference.";
     CPUS = Setting {
         key: "cpus", flag: "--cpus", help: "Virtual CPUs",
         default: "2, or fewer if the host has fewer", example: "4", project: ProjectRule::Allowed,
@@ -114,11 +138,11 @@ settings! {
     };
     WORKDIR = Setting {
         key: "workdir", flag: "--workdir", help: "Directory inside to start in, absolute or relative to the workspace",
-        default: "the workspace", example: "\"packages/api\"", project: ProjectRule::Allowed,
+        default: "the workspace, or the image's own for its own program", example: "\"packages/api\"", project: ProjectRule::Allowed,
     };
     USER = Setting {
-        key: "user", flag: "--user", help: "User inside to run as",
-        default: "agent", example: "\"root\"", project: ProjectRule::Allowed,
+        key: "user", flag: "--user", help: "User inside to run as: NAME, UID, NAME:GROUP or UID:GID",
+        default: "the image's own, else agent", example: "\"root\"", project: ProjectRule::Allowed,
     };
     TIMEOUT = Setting {
         key: "timeout", flag: "--timeout", help: "Kill the program after this long, such as 90s, 5m or 1h30m; the exit code is then 124",
@@ -137,12 +161,20 @@ settings! {
         default: "the one chosen with `viv kernel use`, else Debian's", example: "\"/srv/vmlinux\"", project: ProjectRule::BeneathWorkspace,
     };
     IMAGE = Setting {
-        key: "image", flag: "--image", help: "Another root file system: oci:REFERENCE, oci-archive:FILE, docker-daemon:REFERENCE, dir:PATH, tar:FILE or erofs:FILE",
+        key: "image", flag: "--image", help: "Another root file system: oci:REFERENCE, oci-archive:FILE, docker-daemon:REFERENCE, dir:PATH, tar:FILE, erofs:FILE or name:NAME",
         default: "Debian trixie with development tools", example: "\"/srv/root.erofs\"", project: ProjectRule::BeneathWorkspace,
     };
     PACKAGES = Setting {
         key: "packages", flag: "--package", help: "Packages to have inside: NAME of the image's own manager (apt in Debian), npm:NAME, pip:NAME, cargo:NAME or nix:NAME, each with @VERSION if need be",
         default: "none", example: "[\"ripgrep\", \"npm:prettier\"]", project: ProjectRule::Allowed,
+    };
+    FLAKE = Setting {
+        key: "flake", flag: "--flake", help: "Run in the development shell of a nix flake, which this host's nix evaluates: REFERENCE[#SHELL]",
+        default: "none", example: "\"/srv/shells#rust\"", project: ProjectRule::UserOnly,
+    };
+    NIX_STORE = Setting {
+        key: "nix-store", flag: "--nix-store", help: "Share all of this host's /nix/store, and not only what is needed of it",
+        default: "false", example: "true", project: ProjectRule::Refused,
     };
     TEMPLATE = Setting {
         key: "template", flag: "--template", help: "Start from a template: auto (a missing one is made in the background), use (if there is one), or never",
@@ -220,10 +252,16 @@ pub const COMMAND_LINE_ONLY: &[&str] = &[
     "deploy-key",
 ];
 
-/// The setting with this key.
+/// The setting of `[run]` with this key.
 #[must_use]
 pub fn find(key: &str) -> Option<&'static Setting> {
-    ALL.iter().find(|setting| setting.key == key).copied()
+    find_in(ALL, key)
+}
+
+/// The setting of a section with this key.
+#[must_use]
+pub fn find_in(section: &[&'static Setting], key: &str) -> Option<&'static Setting> {
+    section.iter().find(|setting| setting.key == key).copied()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use viv_image::{ImageSource, Package};
 use viv_sandbox::KernelChoice;
 
 use super::definitions::{self, ProjectRule, Setting};
-use super::layer::{EnvironmentValue, Found, Layer, MountRequest, Origin, SecretSetting};
+use super::layer::{DevContainerChoice, EnvironmentValue, Found, Layer, MountRequest, Origin, SecretSetting};
 use super::network::{self, GatewaySections};
 use super::values;
 use crate::error::{self, Error, ErrorKind};
@@ -43,14 +43,22 @@ pub enum Trust<'a> {
 /// Reads a configuration file; nothing if there is none.
 ///
 /// # Errors
-/// Refuses what is not a regular file of reasonable size, and whatever [`parse`] refuses.
+/// Those of [`read_text`], and whatever [`parse`] refuses.
 pub fn read(path: &Path, trust: Trust) -> Result<Layer, Error> {
+    read_text(path)?.map_or_else(|| Ok(Layer::default()), |text| parse(&text, path, trust))
+}
+
+/// The text of a configuration file; none if there is no such file.
+///
+/// # Errors
+/// Refuses what is not a regular file of reasonable size.
+pub fn read_text(path: &Path) -> Result<Option<String>, Error> {
     let cannot_read = || error::io(format!("cannot read {}", shown(path)));
     // A hostile repository may have put a FIFO or a device there: never wait for it.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => std::fs::File::from(file),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(Layer::default()),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(errno) => return Err(cannot_read()(errno.into())),
     };
     let metadata = file.metadata().map_err(cannot_read())?;
@@ -62,7 +70,7 @@ pub fn read(path: &Path, trust: Trust) -> Result<Layer, Error> {
     }
     let mut text = String::new();
     file.take(MAXIMUM_FILE_BYTES).read_to_string(&mut text).map_err(cannot_read())?;
-    parse(&text, path, trust)
+    Ok(Some(text))
 }
 
 /// Reads the text of a configuration file.
@@ -76,23 +84,31 @@ pub fn parse(text: &str, path: &Path, trust: Trust) -> Result<Layer, Error> {
         DeTable::parse(text).map_err(|error| reader.refuse(error.span().unwrap_or(0..0), clean(error.message())))?;
     let mut layer = Layer::default();
     for (key, value) in document.get_ref() {
-        match key.get_ref().as_ref() {
-            "run" => {}
+        let section = match key.get_ref().as_ref() {
+            "run" => definitions::ALL,
+            "image" => definitions::IN_IMAGE,
             "gateway" | "prices" => {
                 reader.take_gateway(key, &mut layer)?;
                 continue;
             }
             _ => return Err(reader.unknown_section(key)),
-        }
-        let DeValue::Table(table) = value.get_ref() else {
-            return Err(reader.refuse(key.span(), "`run` must be a table: [run]"));
         };
-        for (key, value) in table {
-            let Some(setting) = definitions::find(key.get_ref()) else {
-                return Err(reader.unknown_key(key));
+        let DeValue::Table(table) = value.get_ref() else {
+            let name = key.get_ref();
+            return Err(reader.refuse(key.span(), format_args!("`{name}` must be a table: [{name}]")));
+        };
+        for (name, value) in table {
+            let Some(setting) = definitions::find_in(section, name.get_ref()) else {
+                return Err(reader.unknown_key(key.get_ref(), section, name));
             };
-            reader.check_allowed(setting, key)?;
+            reader.check_allowed(setting, name)?;
+            let taken = (layer.image.is_some(), !layer.packages.is_empty());
             reader.take(setting, value, &mut layer)?;
+            match setting.key {
+                "image" | "from" if taken.0 => return Err(reader.twice(name, "`image` in [run] and `from` in [image]")),
+                "packages" if taken.1 => return Err(reader.twice(name, "`packages` in [run] and in [image]")),
+                _ => {}
+            }
         }
     }
     Ok(layer)
@@ -130,9 +146,12 @@ impl Reader<'_> {
         if definitions::find(name).is_some() {
             return error.hint(format!("`{name}` belongs into the section [run]"));
         }
-        match nearest(name, ["run", "gateway", "prices"].into_iter()) {
+        if definitions::find_in(definitions::IN_IMAGE, name).is_some() {
+            return error.hint(format!("`{name}` belongs into the section [image]"));
+        }
+        match nearest(name, ["run", "image", "gateway", "prices"].into_iter()) {
             Some(near) => error.hint(format!("did you mean [{near}]?")),
-            None => error.hint("the sections are [run] and, in your own file, [gateway.NAME] and [prices]"),
+            None => error.hint("the sections are [run], [image] and, in your own file, [gateway.NAME] and [prices]"),
         }
     }
 
@@ -154,17 +173,23 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn unknown_key(&self, key: &Key) -> Error {
+    /// One thing that is said in two ways at once.
+    fn twice(&self, key: &Key, what: &str) -> Error {
+        self.refuse(key.span(), format_args!("{what} are the same setting, and both are given"))
+            .hint("keep the one in [image]")
+    }
+
+    fn unknown_key(&self, section: &str, settings: &[&'static Setting], key: &Key) -> Error {
         let name = key.get_ref().as_ref();
         let error = self.refuse(key.span(), format_args!("unknown key `{}`", clean(name)));
-        if let Some(near) = nearest(name, definitions::ALL.iter().map(|setting| setting.key)) {
+        if let Some(near) = nearest(name, settings.iter().map(|setting| setting.key)) {
             return error.hint(format!("did you mean `{near}`?"));
         }
         if definitions::COMMAND_LINE_ONLY.contains(&name) {
             return error.hint(format!("`--{name}` is for the command line only"));
         }
-        let keys: Vec<&str> = definitions::ALL.iter().map(|setting| setting.key).collect();
-        error.hint(format!("the keys of [run] are {}", keys.join(", ")))
+        let keys: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
+        error.hint(format!("the keys of [{section}] are {}", keys.join(", ")))
     }
 
     fn check_allowed(&self, setting: &Setting, key: &Key) -> Result<(), Error> {
@@ -173,9 +198,12 @@ impl Reader<'_> {
             (Trust::Project { .. }, ProjectRule::UserOnly) => "it takes something of the host's",
             _ => return Ok(()),
         };
-        Err(self
-            .refuse(key.span(), format_args!("`{}` is not taken from a project's file: {why}", setting.key))
-            .hint(format!("put it on the command line ({}) or into your own config.toml", setting.flag)))
+        let error =
+            self.refuse(key.span(), format_args!("`{}` is not taken from a project's file: {why}", setting.key));
+        Err(match setting.flag {
+            "-" => error.hint("put it into your own config.toml"),
+            flag => error.hint(format!("put it on the command line ({flag}) or into your own config.toml")),
+        })
     }
 
     fn take(&self, setting: &Setting, value: &Value, layer: &mut Layer) -> Result<(), Error> {
@@ -196,9 +224,27 @@ impl Reader<'_> {
                 let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
                 layer.kernel = Some(self.found(choice.try_map_file(resolve)?));
             }
-            "image" => {
+            "devcontainer" => {
+                let choice = match value.get_ref().as_bool() {
+                    Some(true) => DevContainerChoice::Default,
+                    Some(false) => DevContainerChoice::Off,
+                    None => self.text(setting, value, values::parse_devcontainer)?,
+                };
+                layer.devcontainer = Some(self.found(choice));
+            }
+            "cache-limit" => layer.cache_limit = Some(self.found(self.scalar(setting, value, str::parse)?)),
+            "image" | "from" => {
                 let source =
                     self.text(setting, value, |text| text.parse::<ImageSource>().map_err(|error| error.to_string()))?;
+                let of_the_host = matches!(source, ImageSource::DockerDaemon(_) | ImageSource::Named(_));
+                if of_the_host && matches!(self.trust, Trust::Project { .. }) {
+                    return Err(self
+                        .refuse(
+                            value.span(),
+                            format_args!("{source} is not taken from a project's file: it is an image of this host's"),
+                        )
+                        .hint("put it on the command line (--image) or into your own config.toml"));
+                }
                 let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
                 layer.image = Some(self.found(source.try_map_path(resolve)?));
             }
@@ -209,6 +255,8 @@ impl Reader<'_> {
                     layer.packages.push(self.found(package));
                 }
             }
+            "flake" => layer.flake = Some(self.found(self.text(setting, value, values::parse_flake)?)),
+            "nix-store" => layer.nix_store = Some(self.found(self.truth(setting, value)?)),
             "env" => {
                 for (name, value) in self.table(setting, value)? {
                     let known = values::parse_environment_name(name.get_ref())
@@ -244,11 +292,7 @@ impl Reader<'_> {
             "localhost-port" => {
                 layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))
             }
-            "ssh-agent" => {
-                let wanted = value.get_ref().as_bool();
-                let wanted = wanted.ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))?;
-                layer.ssh_agent = Some(self.found(wanted));
-            }
+            "ssh-agent" => layer.ssh_agent = Some(self.found(self.truth(setting, value)?)),
             "secrets" => {
                 let Trust::User { home } = self.trust else { return Ok(()) };
                 for (name, value) in self.table(setting, value)? {
@@ -275,6 +319,10 @@ impl Reader<'_> {
     fn bad_value(&self, span: Range<usize>, setting: &Setting, reason: &str) -> Error {
         self.refuse(span, format_args!("bad value for `{}`: {}", setting.key, clean(reason)))
             .hint(format!("write it like {} = {}", setting.key, setting.example))
+    }
+
+    fn truth(&self, setting: &Setting, value: &Value) -> Result<bool, Error> {
+        value.get_ref().as_bool().ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))
     }
 
     /// A string or a whole number, read like the flag's value.

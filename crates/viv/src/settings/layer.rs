@@ -20,6 +20,8 @@ pub enum Origin {
     Default,
     /// The user's own configuration file.
     UserConfig,
+    /// The project's `devcontainer.json`.
+    DevContainer,
     /// `viv.toml` in the workspace.
     Project,
     /// A flag.
@@ -33,6 +35,7 @@ impl Origin {
         match self {
             Self::Default => "default",
             Self::UserConfig => "user configuration",
+            Self::DevContainer => "devcontainer.json",
             Self::Project => "viv.toml",
             Self::CommandLine => "command line",
         }
@@ -97,6 +100,14 @@ pub struct Layer {
     pub image: Option<Found<ImageSource>>,
     /// Packages over it, the weakest first.
     pub packages: Vec<Found<Package>>,
+    /// The flake whose development shell it runs in.
+    pub flake: Option<Found<String>>,
+    /// Whether it sees the whole store of nix.
+    pub nix_store: Option<Found<bool>>,
+    /// Whether the project's devcontainer.json counts, and which.
+    pub devcontainer: Option<Found<DevContainerChoice>>,
+    /// What images may take of the disk.
+    pub cache_limit: Option<Found<Size>>,
     /// What to do with templates.
     pub template: Option<Found<TemplateUse>>,
     /// Machines kept ready.
@@ -131,6 +142,17 @@ pub struct Layer {
     pub prices: BTreeMap<String, PriceSettings>,
 }
 
+/// Whether a project's devcontainer.json counts, and which of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DevContainerChoice {
+    /// None.
+    Off,
+    /// `.devcontainer/devcontainer.json` or `.devcontainer.json`.
+    Default,
+    /// `.devcontainer/NAME/devcontainer.json`.
+    Named(String),
+}
+
 /// A secret for the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretSetting {
@@ -158,6 +180,10 @@ impl Layer {
             kernel: self.kernel.or(weaker.kernel),
             image: self.image.or(weaker.image),
             packages: weaker.packages.into_iter().chain(self.packages).collect(),
+            flake: self.flake.or(weaker.flake),
+            nix_store: self.nix_store.or(weaker.nix_store),
+            devcontainer: self.devcontainer.or(weaker.devcontainer),
+            cache_limit: self.cache_limit.or(weaker.cache_limit),
             template: self.template.or(weaker.template),
             spares: self.spares.or(weaker.spares),
             name: self.name.or(weaker.name),

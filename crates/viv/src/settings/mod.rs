@@ -11,5 +11,5 @@ pub mod layer;
 pub mod network;
 pub mod values;
 
-pub use definitions::{DEFAULT_DISK, DEFAULT_MEMORY, default_cpus};
-pub use layer::{EnvironmentValue, Layer, MountRequest, Origin};
+pub use definitions::{DEFAULT_CACHE_LIMIT, DEFAULT_DISK, DEFAULT_MEMORY, default_cpus};
+pub use layer::{DevContainerChoice, EnvironmentValue, Layer, MountRequest, Origin};

@@ -6,11 +6,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
+use viv_image::Package;
 use viv_net::policy::Rule;
 use viv_net::sets::SetName;
 use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
 
 use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
+use super::layer::DevContainerChoice;
 
 /// A number of bytes, written as `512M` or `2G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -171,6 +173,17 @@ pub fn parse_template(text: &str) -> Result<TemplateUse, String> {
     }
 }
 
+/// Reads a reference to a flake, which is never taken for an option.
+///
+/// # Errors
+/// Says what a reference looks like.
+pub fn parse_flake(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control) {
+        return Err("not a reference to a flake such as . or /srv/shells#rust".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads a number of machines to keep ready.
 ///
 /// # Errors
@@ -229,11 +242,26 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 /// Says what a user name looks like.
 pub fn parse_user(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    if !text.is_empty() && text.len() <= 32 && !text.starts_with('-') && text.chars().all(allowed) {
+    let is_name =
+        |name: &str| !name.is_empty() && name.len() <= 32 && !name.starts_with('-') && name.chars().all(allowed);
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    if is_name(user) && group.is_none_or(is_name) {
         Ok(text.to_owned())
     } else {
-        Err("not a user name".to_owned())
+        Err("not a user: NAME, UID, NAME:GROUP or UID:GID".to_owned())
     }
+}
+
+/// Words out of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+/// Takes a text apart into words as a POSIX shell does, without expanding anything.
+///
+/// # Errors
+/// Says that a quote is open.
+pub fn parse_words(text: &str) -> Result<Words, String> {
+    shlex::split(text).map(Words).ok_or_else(|| "a quote in it is not closed".to_owned())
 }
 
 /// Checks the name of an environment variable.
@@ -288,6 +316,31 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
         return Err("a label is KEY=VALUE or KEY".to_owned());
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Reads a package. What is none is likely a command that `--package`, which takes several, has swallowed.
+///
+/// # Errors
+/// Says what a package looks like.
+pub fn parse_package(text: &str) -> Result<Package, String> {
+    let hint = "if it belongs to the command, put `--` before that: viv run -p git -- make";
+    text.parse::<Package>().map_err(|error| format!("{error}; {hint}"))
+}
+
+/// Reads which devcontainer.json counts.
+///
+/// # Errors
+/// Says what a name looks like.
+pub fn parse_devcontainer(text: &str) -> Result<DevContainerChoice, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._- ".contains(c);
+    match text {
+        "true" => Ok(DevContainerChoice::Default),
+        "false" => Ok(DevContainerChoice::Off),
+        name if !name.is_empty() && name.len() <= 64 && !name.starts_with('.') && name.chars().all(plain) => {
+            Ok(DevContainerChoice::Named(name.to_owned()))
+        }
+        _ => Err("it is true, false, or the name of a directory in .devcontainer".to_owned()),
+    }
 }
 
 /// A share as it was written: the source still relative to wherever it was written.

@@ -45,6 +45,10 @@ fn everything_a_user_may_set() {
         localhost-port = 0
         ssh-agent = true
         trust = ["/srv/ca.pem"]
+        [image]
+        packages = ["ripgrep", "npm:prettier@3"]
+        devcontainer = "web"
+        cache-limit = "40G"
         [gateway.local]
         url = "http://10.0.0.5:8000"
         key = "none"
@@ -58,9 +62,11 @@ fn everything_a_user_may_set() {
 
 #[test]
 fn every_example_of_the_reference_is_accepted() {
-    for setting in definitions::ALL {
-        let text = format!("[run]\n{} = {}\n", setting.key, setting.example);
-        assert_ne!(user(&text).unwrap(), Layer::default(), "{}", setting.key);
+    for (section, settings) in [("run", definitions::ALL), ("image", definitions::IN_IMAGE)] {
+        for setting in settings {
+            let text = format!("[{section}]\n{} = {}\n", setting.key, setting.example);
+            assert_ne!(user(&text).unwrap(), Layer::default(), "{}", setting.key);
+        }
     }
 }
 
@@ -90,6 +96,16 @@ fn what_is_wrong_is_refused_with_its_place() {
         "[run]\naccel = \"hvf\"",
         "[run]\nvmm = \"firecracker\"",
         "[run]\nname = \"Not A Name\"",
+        "[image]\nform = \"debian\"",
+        "[image]\ncpus = 1",
+        "[image]\nfrom = \"oci:\"",
+        "[image]\npackages = [\"-o\"]",
+        "[image]\ndevcontainer = \"../x\"",
+        "[image]\ncache-limit = 20",
+        "[image]\nfrom = \"debian\"\n[run]\nimage = \"debian\"",
+        "[run]\npackages = [\"git\"]\n[image]\npackages = [\"git\"]",
+        "from = \"debian\"",
+        "image = \"debian\"",
         "[run]\ncpus = 1\ncpus = 2",
         "[run\n",
         "[run]\n\"\\u001b[2J\" = 1",
@@ -149,6 +165,21 @@ fn a_project_may_change_the_sandbox_but_not_what_it_sees_of_the_host() {
     ]
     .into_iter()
     .map(|line| format!("{line}\n  {}", refusal(project(&format!("[run]\n{line}")))))
+    .collect();
+    insta::assert_snapshot!(refusals.join("\n"));
+
+    assert!(project("[image]\nfrom = \"oci:alpine\"\npackages = [\"git\"]\ndevcontainer = true").is_ok());
+    assert!(project("[image]\nfrom = \"dir:data\"").is_ok());
+    let refusals: Vec<String> = [
+        "from = \"docker-daemon:tools\"",
+        "from = \"name:tools\"",
+        "from = \"tar:../other.tar\"",
+        "from = \"oci-archive:/srv/tools.tar\"",
+        "from = \"dir:link\"",
+        "cache-limit = \"1G\"",
+    ]
+    .into_iter()
+    .map(|line| format!("{line}\n  {}", refusal(project(&format!("[image]\n{line}")))))
     .collect();
     insta::assert_snapshot!(refusals.join("\n"));
 }
