@@ -6,7 +6,20 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 8] = ["decoders", "clients", "meter", "names", "egress", "frames", "archives", "devcontainer"];
+const TARGETS: [&str; 12] = [
+    "decoders",
+    "clients",
+    "meter",
+    "names",
+    "egress",
+    "frames",
+    "archives",
+    "devcontainer",
+    "homes",
+    "images",
+    "unpack",
+    "lock",
+];
 
 /// Runs each fuzz target for its share of this time.
 pub fn run(seconds: u64) -> Result<()> {

@@ -34,8 +34,24 @@ pub enum ErrorKind {
     BadReference,
     /// A package manager knows no package of that name, or not in that version.
     NoSuchPackage,
+    /// A `viv.lock` is not one, or says otherwise than what is there.
+    BadLock,
     /// The image lacks the package manager that is asked for.
     NoPackageManager,
+    /// A registry, an archive or Docker has no image of that name.
+    NoSuchImage,
+    /// An image is not there for the platform that is asked for.
+    NoSuchPlatform,
+    /// An image is of a kind that cannot be used, or is none.
+    UnsupportedImage,
+    /// A registry wants another login, or any.
+    Unauthorized,
+    /// What came is not what its digest says.
+    DigestMismatch,
+    /// Docker does not answer, or not as it should.
+    Docker,
+    /// Given up because something else failed.
+    Cancelled,
     /// An archive holds what no honest one does, such as names that lead out of it.
     UnsafeArchive,
     /// An archive or a directory holds more than it may.
@@ -61,7 +77,15 @@ impl viv_error::Kind for ErrorKind {
             Self::BadSize => "bad_size",
             Self::BadReference => "bad_reference",
             Self::NoSuchPackage => "no_such_package",
+            Self::BadLock => "bad_lock",
             Self::NoPackageManager => "no_package_manager",
+            Self::NoSuchImage => "no_such_image",
+            Self::NoSuchPlatform => "no_such_platform",
+            Self::UnsupportedImage => "unsupported_image",
+            Self::Unauthorized => "unauthorized",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Docker => "docker",
+            Self::Cancelled => "cancelled",
             Self::UnsafeArchive => "unsafe_archive",
             Self::TooLarge => "too_large",
             Self::Cache => "cache",

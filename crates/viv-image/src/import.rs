@@ -91,6 +91,7 @@ fn ensure(
         digest: file.digest,
         size: file.stamp.size,
         config: ImageConfig::default(),
+        pin: None,
     })
     .ok_or_else(|| Error::new(ErrorKind::Cache, format!("the cache's entry of {} is empty", recipe.what)))
 }

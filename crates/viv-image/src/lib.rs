@@ -25,10 +25,12 @@
 //! | `VIV_DEBIAN_MIRROR` | a Debian mirror's URI, instead of the one the host uses |
 //! | `TMPDIR` | where roots and own kernels are built, if everyone may enter it; else `/var/tmp`. Needs about 1.5 GB |
 //! | `http_proxy`, `https_proxy`, `no_proxy` | as everywhere |
+//! | `REGISTRY_AUTH_FILE`, `DOCKER_CONFIG`, `CONTAINERS_REGISTRIES_CONF` | logins and mirrors of registries, as podman and Docker have them: see [`RegistryAccess`] |
 //! | `PIP_*`, `REQUESTS_CA_BUNDLE`, `SSL_CERT_FILE` | for the one package that comes from the Python index |
 //!
 //! apt's and pip's configuration files on the host are heeded as well. The cache is safe to delete at
-//! any time, which is also how to get newer packages.
+//! any time, which is also how to get newer packages; an ordinary user calls [`remove_unpacked`] before
+//! that.
 
 mod bootstrap;
 mod bzimage;
@@ -42,8 +44,10 @@ pub mod filesystem;
 mod import;
 mod initramfs;
 mod kernel;
+mod lock;
 mod modules;
 pub mod nix;
+mod oci;
 mod output;
 mod own_kernel;
 mod packages;
@@ -57,6 +61,7 @@ mod sources;
 mod store;
 mod sys;
 mod tools;
+pub mod unpack;
 
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Lease, Stamp};
@@ -64,14 +69,18 @@ pub use config::ImageConfig;
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};
+pub use lock::{Applied, LockFile, LockNote, LockedImage, LockedVersion};
 pub use modules::When;
+#[doc(hidden)]
+pub use oci::read_documents;
+pub use oci::{Patience, Platform, RegistryAccess};
 pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
     preferred_kernel, remove_own_kernel, select_kernel,
 };
-pub use packages::{Layer, Manager, Package, ensure_layers};
+pub use packages::{Layer, Manager, NPM_MODULES, Package, ensure_layers, forget_package_lists, remove_unpacked};
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use root::{RootImage, ensure_root};
+pub use root::{RootImage, ensure_root, ensure_root_with, pull};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use source::ImageSource;
 pub use store::{

@@ -86,7 +86,7 @@ impl<'a> Follower<'a> {
 }
 
 /// "0 upgraded, 59 newly installed, 0 to remove and 0 not upgraded."
-fn newly_installed(line: &str) -> Option<u64> {
+pub(crate) fn newly_installed(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once(" upgraded, ")?;
     rest.split_once(" newly installed")?.0.parse().ok()
 }

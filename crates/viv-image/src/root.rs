@@ -15,6 +15,7 @@ use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::import;
 use crate::kernel::{debootstrap, missing_or};
+use crate::oci::{self, Lookup, RegistryAccess};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
 use crate::sources::SUITE;
@@ -35,6 +36,9 @@ pub struct RootImage {
     pub size: u64,
     /// How its programs are to be run.
     pub config: ImageConfig,
+    /// What pins it, as `sha256:` and hexadecimal digits: the manifest that a registry's reference led to, or the
+    /// content of a file. None where no two hosts have the same.
+    pub pin: Option<String>,
 }
 
 /// The root image, built if it is not there yet: about a minute, 200 MB of downloads. A file or directory
@@ -44,8 +48,34 @@ pub struct RootImage {
 /// [`ErrorKind::NotFound`], [`ErrorKind::BadImage`] and [`ErrorKind::Corrupt`] for files;
 /// [`ErrorKind::UnsafeArchive`] and [`ErrorKind::TooLarge`] for archives and directories;
 /// [`ErrorKind::MissingTool`], [`ErrorKind::Namespaces`], [`ErrorKind::Download`],
-/// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSpace`] and [`ErrorKind::Io`] for both.
+/// [`ErrorKind::Build`] for the default; [`ErrorKind::NoSuchImage`], [`ErrorKind::NoSuchPlatform`],
+/// [`ErrorKind::UnsupportedImage`], [`ErrorKind::Unauthorized`], [`ErrorKind::DigestMismatch`],
+/// [`ErrorKind::Download`] and [`ErrorKind::Docker`] for OCI images; [`ErrorKind::NoSpace`] and
+/// [`ErrorKind::Io`] for all.
 pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress) -> Result<RootImage> {
+    ensure_root_with(cache, source, &RegistryAccess::of_environment(), progress)
+}
+
+/// As [`ensure_root`], with registries spoken to as `access` says.
+///
+/// # Errors
+/// Those of [`ensure_root`].
+pub fn ensure_root_with(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
+    ensure(cache, source, access, Lookup::Remembered, progress)
+}
+
+fn ensure(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    lookup: Lookup,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
     match source {
         ImageSource::Default => {
             let made = cache.ensure(&default_recipe(), progress, |staging| {
@@ -69,6 +99,7 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
                     digest: file.digest,
                     size: file.stamp.size,
                     config: ImageConfig::default(),
+                    pin: None,
                 })
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
@@ -76,8 +107,24 @@ pub fn ensure_root(cache: &Cache, source: &ImageSource, progress: &dyn Progress)
         ImageSource::Tar(path) => import::from_tar(cache, path, progress),
         ImageSource::Directory(path) => import::from_directory(cache, path, progress),
         ImageSource::Named(name) => named_image(cache, name),
-        other => Err(Error::new(ErrorKind::BadReference, format!("{other} is of a kind that is not known yet"))),
+        ImageSource::Oci { .. } | ImageSource::OciArchive { .. } | ImageSource::DockerDaemon(_) => {
+            oci::ensure(cache, source, access, lookup, progress)
+        }
     }
+}
+
+/// The root image as its source has it now. [`ensure_root`] asks a registry, or Docker, but once what a
+/// reference means, and goes by that from then on; this asks again, and downloads what has changed.
+///
+/// # Errors
+/// Those of [`ensure_root`].
+pub fn pull(
+    cache: &Cache,
+    source: &ImageSource,
+    access: &RegistryAccess,
+    progress: &dyn Progress,
+) -> Result<RootImage> {
+    ensure(cache, source, access, Lookup::Fresh, progress)
 }
 
 pub(crate) fn default_recipe() -> Recipe {
@@ -112,7 +159,8 @@ fn from_file(cache: &Cache, path: &Path, progress: &dyn Progress) -> Result<Root
         Ok(Built { facts: [("digest".to_owned(), digest)].into(), files: Vec::new() })
     })?;
     let digest = made.fact("digest").unwrap_or_default().to_owned();
-    Ok(RootImage { path, digest, size: stamp.size, config: ImageConfig::default() })
+    let pin = Some(format!("sha256:{digest}"));
+    Ok(RootImage { path, digest, size: stamp.size, config: ImageConfig::default(), pin })
 }
 
 /// Reads an erofs superblock: `InvalidData` if it is not one, `UnexpectedEof` if the file is shorter

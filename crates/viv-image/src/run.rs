@@ -98,7 +98,7 @@ impl Ended {
 }
 
 /// Splits at newlines and carriage returns.
-fn each_line(mut reader: impl BufRead, on_line: &mut dyn FnMut(&str)) -> io::Result<()> {
+pub(crate) fn each_line(mut reader: impl BufRead, on_line: &mut dyn FnMut(&str)) -> io::Result<()> {
     let mut bytes = Vec::new();
     loop {
         bytes.clear();

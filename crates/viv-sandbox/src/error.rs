@@ -48,6 +48,10 @@ pub enum ErrorKind {
     NotFound,
     /// The name is taken, or fits more than one sandbox.
     Ambiguous,
+    /// A preset of an agent cannot be used.
+    BadPreset,
+    /// An agent's home is used by another sandbox.
+    HomeInUse,
     /// The host refused something.
     Io,
     /// An error of another library or process, under its own name.
@@ -78,6 +82,8 @@ impl viv_error::Kind for ErrorKind {
             Self::Publish => "publish",
             Self::NotFound => "not_found",
             Self::Ambiguous => "ambiguous",
+            Self::BadPreset => "bad_preset",
+            Self::HomeInUse => "home_in_use",
             Self::Io => "io",
             Self::Other(name) => name,
         }

@@ -18,6 +18,7 @@
 mod client;
 mod error;
 mod exec;
+mod home;
 mod memory;
 mod monitor;
 mod network;
@@ -25,6 +26,7 @@ mod nic;
 mod nix;
 mod paths;
 mod plan;
+mod preset;
 mod process;
 mod registry;
 mod shares;
@@ -37,12 +39,17 @@ mod wire;
 pub use client::{Event, Sandbox, StartRequest, exec_in, kill, publish, relink, start, stop};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
+pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of};
 pub use memory::MemoryUse;
 pub use monitor::{file_daemon_main, monitor_main};
 pub use network::{CERTIFICATES, NAME_FILE, NetworkMode, NetworkSpec, Publish, SSH_AGENT, logs_of};
 pub use nic::check_network;
 pub use paths::Paths;
 pub use plan::{Artifacts, Plan, StartPlan, Warning, plan, probe_host};
+pub use preset::{
+    AgentRequest, AgentStart, AgentWords, Import, Memory, NamedPreset, Preset, PresetSource, Prompt, Seed, find_preset,
+    is_preset_name, preset_names,
+};
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};

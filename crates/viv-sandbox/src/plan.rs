@@ -12,7 +12,7 @@ use crate::error::adopt;
 use crate::nic;
 use crate::nix;
 use crate::template::{self, TemplatePlan};
-use crate::{Error, ErrorKind, Paths, Result, SandboxSpec, TemplateUse};
+use crate::{Error, ErrorKind, Mount, Paths, Result, SandboxSpec, TemplateUse};
 
 /// The virtiofs device's name in the guest.
 const SHARE_TAG: &str = "viv";
@@ -158,22 +158,34 @@ fn plan_with(
         network: nic::card(spec),
         start: MachineStart::Boot,
     };
-    let mut shares = vec![(spec.workspace.clone(), utf8(&spec.workspace)?.to_owned(), false)];
-    shares.extend(spec.mounts.iter().map(|mount| (mount.source.clone(), mount.destination.clone(), mount.read_only)));
+    let workspace = Mount {
+        source: spec.workspace.clone(),
+        destination: utf8(&spec.workspace)?.to_owned(),
+        read_only: false,
+        coherent: false,
+    };
+    let mut shares: Vec<Mount> = std::iter::once(&workspace).chain(&spec.mounts).cloned().collect();
     // A share below another one's destination has to be mounted after it.
-    shares[1..].sort_by_key(|(_, destination, _)| Path::new(destination).components().count());
+    shares[1..].sort_by_key(|mount| Path::new(&mount.destination).components().count());
 
     let mut daemon_shares = Vec::new();
     let mut guest_shares = Vec::new();
-    for (number, (source, destination, read_only)) in shares.into_iter().enumerate() {
-        let kind = kind_of(&source).map_err(|error| {
-            Error::new(ErrorKind::ShareMissing, format!("{} cannot be shared", source.display())).source(error)
-        })?;
+    for (number, Mount { source, destination, read_only, coherent }) in shares.into_iter().enumerate() {
+        let kind = match kind_of(&source) {
+            // An agent's home, which is made before a start and not for a look at the plan.
+            Err(error) if coherent && error.kind() == std::io::ErrorKind::NotFound => ShareKind::Directory,
+            kind => kind.map_err(|error| {
+                Error::new(ErrorKind::ShareMissing, format!("{} cannot be shared", source.display())).source(error)
+            })?,
+        };
         let protect = match (kind, read_only) {
             (ShareKind::Directory, false) => PROTECTED.map(PathBuf::from).to_vec(),
             _ => Vec::new(),
         };
-        let entry = number.to_string();
+        let entry = match number.to_string() {
+            entry if coherent => viv_shares::coherent_entry(&entry),
+            entry => entry,
+        };
         daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect, gathered: None });
         guest_shares.push(message::Share { entry, destination, kind, read_only, writable_overlay: false });
     }
@@ -286,7 +298,7 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Mount, VmmChoice};
+    use crate::VmmChoice;
 
     fn spec() -> SandboxSpec {
         SandboxSpec {

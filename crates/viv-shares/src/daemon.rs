@@ -26,7 +26,8 @@ use crate::spec::FileDaemonSpec;
 use crate::{confine, limits, namespace, ready, spec, tree};
 
 /// How long the guest may believe what it was told of a file's attributes and of what is at a path. Changes made on
-/// the host are seen at the latest after this; contents are looked at anew whenever a file is opened.
+/// the host are seen at the latest after this; contents are looked at anew whenever a file is opened. See `coherence`
+/// for shares where it is nothing.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 type Daemon = VhostUserDaemon<Arc<VhostUserFsBackend<ShareFs>>>;

@@ -22,6 +22,7 @@
 //! - `nodes` and `limits` bound the number of open files.
 #![warn(missing_docs)]
 
+mod coherence;
 mod confine;
 mod daemon;
 mod error;
@@ -40,6 +41,7 @@ mod stamp;
 mod sys;
 mod tree;
 
+pub use coherence::coherent_entry;
 pub use daemon::serve;
 pub use error::{Error, ErrorKind, Result};
 pub use plan::{Step, plan};

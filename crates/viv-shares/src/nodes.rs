@@ -218,7 +218,7 @@ impl Nodes {
             self.revive(number, inner, forgotten);
             return number;
         }
-        let number = self.next;
+        let number = self.next | crate::coherence::mark(parent, name);
         self.next += 1;
         let node = Node {
             inner: Some(inner),

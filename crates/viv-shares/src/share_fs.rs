@@ -29,6 +29,7 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
+use crate::coherence::{is_coherent, timeout};
 use crate::gather::Plain;
 use crate::nodes::{Identity, Nodes, Whereabouts};
 use crate::stamp::settled_stamp;
@@ -146,7 +147,7 @@ impl ShareFs {
         entry.inode =
             self.update(|nodes, forgotten| nodes.learn(parent, name, entry.inode, identity_of(&entry), forgotten));
         self.plain.learn(parent, &mut entry);
-        entry
+        believed(entry)
     }
 
     /// The directory a name is to be made in, with room for what will be made.
@@ -199,6 +200,13 @@ impl ShareFs {
     }
 }
 
+/// What the guest is told of a node it has a number for, and how long it may believe it.
+fn believed(mut entry: Entry) -> Entry {
+    entry.attr_timeout = timeout(entry.inode, entry.attr_timeout);
+    entry.entry_timeout = timeout(entry.inode, entry.entry_timeout);
+    entry
+}
+
 fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
@@ -244,7 +252,6 @@ impl FileSystem for ShareFs {
     type DirIter = DirIter;
 
     pass_on! {
-        fn getattr(handle: Option<Handle>) -> (fuse::Attr, Duration);
         fn readlink() -> Vec<u8>;
         fn read<W: ZeroCopyWriter>(
             handle: Handle, writer: W, size: u32, offset: u64, lock_owner: Option<u64>, flags: u32
@@ -289,7 +296,7 @@ impl FileSystem for ShareFs {
                 generation: 0,
                 attr: fuse::Attr::default(),
                 attr_timeout: Duration::ZERO,
-                entry_timeout: ABSENCE_TIMEOUT,
+                entry_timeout: timeout(parent, ABSENCE_TIMEOUT),
             }),
             Err(error) => Err(error),
         }
@@ -307,6 +314,12 @@ impl FileSystem for ShareFs {
         });
     }
 
+    fn getattr(&self, context: Context, inode: u64, handle: Option<Handle>) -> io::Result<(fuse::Attr, Duration)> {
+        let node = self.reach(inode)?;
+        let (attributes, usual) = self.inner.getattr(context, node.inner, handle)?;
+        Ok((attributes, timeout(inode, usual)))
+    }
+
     fn setattr(
         &self,
         context: Context,
@@ -320,7 +333,8 @@ impl FileSystem for ShareFs {
             attributes.mode = self.permitted_mode(node.inner, attributes.mode)?;
         }
         valid.remove(SetattrValid::UID | SetattrValid::GID);
-        self.inner.setattr(context, node.inner, attributes, handle, valid)
+        let (attributes, usual) = self.inner.setattr(context, node.inner, attributes, handle, valid)?;
+        Ok((attributes, timeout(inode, usual)))
     }
 
     fn symlink(
@@ -408,7 +422,7 @@ impl FileSystem for ShareFs {
             }
             number
         });
-        Ok((entry, handle, options))
+        Ok((believed(entry), handle, options))
     }
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
@@ -472,7 +486,7 @@ impl FileSystem for ShareFs {
             .ok()
             .and_then(|(attributes, _)| settled_stamp(&attributes, SystemTime::now()));
         // The guest drops what it has cached of the file unless told that it is still good.
-        options.set(OpenOptions::KEEP_CACHE, self.nodes().unchanged(inode, stamp));
+        options.set(OpenOptions::KEEP_CACHE, self.nodes().unchanged(inode, stamp) && !is_coherent(inode));
         Ok((handle, options))
     }
 
@@ -562,16 +576,4 @@ impl SerializableFileSystem for ShareFs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_checked() {
-        for bad in [c"", c".", c"..", c"/", c"a/b", c"../a", c"a/"] {
-            assert!(check_name(bad).is_err(), "{bad:?}");
-        }
-        for good in [c"a", c"...", c".git", c"a b", c"\n", c"\xff"] {
-            assert!(check_name(good).is_ok(), "{good:?}");
-        }
-    }
-}
+mod tests;

@@ -31,7 +31,8 @@ pub struct FileDaemonSpec {
 /// One directory or file of the host that the guest sees. All of them, as an array, are the daemon's second line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShareSpec {
-    /// Its name in the root of the device: one path component.
+    /// Its name in the root of the device: one path component, from [`coherent_entry`](crate::coherent_entry) for a
+    /// share that other guests write, too.
     pub entry: String,
     /// What is shared: an absolute path of a directory or a regular file. Symbolic links in it are followed once,
     /// when the tree is assembled.

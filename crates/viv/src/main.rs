@@ -1,5 +1,6 @@
 //! `viv`: a computer of its own for a coding agent.
 
+mod agent;
 mod app;
 mod cli;
 mod commands;
@@ -8,6 +9,7 @@ mod doctor;
 mod environment;
 mod error;
 mod exit_code;
+mod git;
 mod guest_binary;
 mod network;
 mod output;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use viv_error::Report;
-use viv_sandbox::{Plan, Way};
+use viv_sandbox::{NetworkMode, Plan, Way};
 
 use crate::output::clean::clean;
 use crate::output::{human_duration, name_of, shell_words};
@@ -76,6 +76,17 @@ pub fn dry_run(
         let mode = if mount.read_only { ", read-only" } else { "" };
         row("mount", "", format!("{} at {}{mode}", mount.source.to_string_lossy(), mount.destination));
     }
+    for file in &spec.files {
+        row("file", "", file.path.clone());
+    }
+    for api in spec.network.gateway.iter().flat_map(|gateway| gateway.upstreams.keys()) {
+        row("gateway", "", api.clone());
+    }
+    if let NetworkMode::Filtered { policy } = &spec.network.mode {
+        for rule in &policy.allow {
+            row("allow", "", rule.to_string());
+        }
+    }
     for (key, value) in &spec.labels {
         row("label", "", format!("{key}={value}"));
     }
@@ -93,7 +104,8 @@ pub fn dry_run(
     row("command", "", if exec.argv.is_empty() { "login shell".to_owned() } else { shell_words(&exec.argv) });
     row("directory", "workdir", exec.cwd.clone());
     row("user", "user", exec.user.clone());
-    for (name, value) in &exec.env {
+    let environment: std::collections::BTreeMap<_, _> = spec.environment.iter().chain(&exec.env).collect();
+    for (name, value) in environment {
         row("env", "", format!("{name}={value}"));
     }
     if let Some(timeout) = resolved.timeout {

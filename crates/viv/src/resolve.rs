@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_image::{Manager, Package};
+use viv_image::{ImageSource, Manager, Package, Platform};
 use viv_proto::message::{Exec, TerminalSize, User};
 use viv_sandbox::{AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
 
@@ -81,6 +81,14 @@ fn as_milliseconds<S: serde::Serializer>(timeout: &Option<Duration>, serializer:
     timeout.map(crate::output::milliseconds).serialize(serializer)
 }
 
+/// The image for one of its platforms.
+fn for_platform(image: ImageSource, platform: Platform) -> Result<ImageSource, Error> {
+    image.for_platform(platform).map_err(|error| {
+        let refused = Error::new(ErrorKind::Usage, error.to_string());
+        error.hints().iter().fold(refused, |refused, hint| refused.hint(hint.clone()))
+    })
+}
+
 /// Resolves a run. `canonicalize` is the one question to the file system.
 ///
 /// # Errors
@@ -107,6 +115,7 @@ pub fn resolve(
     pick("image", origin(settings.image.as_ref()));
     pick("flake", origin(settings.flake.as_ref()));
     pick("nix-store", origin(settings.nix_store.as_ref()));
+    pick("platform", origin(settings.platform.as_ref()));
     pick("template", origin(settings.template.as_ref()));
     pick("spares", origin(settings.spares.as_ref()));
     pick("workdir", origin(settings.workdir.as_ref()));
@@ -128,6 +137,7 @@ pub fn resolve(
     check_memory(memory, host)?;
     let mounts = resolve_mounts(settings.mounts, &workspace, canonicalize)?;
     let file = |what: &str, path: PathBuf| canonicalize(&path).map_err(|error| cannot_open(what, &path, error));
+    let image = settings.image.map(|found| found.value.try_map_path(|path| file("the image", path))).transpose()?;
     let workspace_text = text_of("the workspace", &workspace)?;
     let name = settings.name.map(|found| found.value);
 
@@ -151,7 +161,10 @@ pub fn resolve(
         vmm: settings.vmm.map_or(VmmChoice::Qemu, |found| found.value),
         accel: settings.accel.map_or(AccelChoice::Auto, |found| found.value),
         kernel: settings.kernel.map(|found| found.value.try_map_file(|path| file("the kernel", path))).transpose()?,
-        image: settings.image.map(|found| found.value.try_map_path(|path| file("the image", path))).transpose()?,
+        image: match settings.platform {
+            None => image,
+            Some(platform) => Some(for_platform(image.unwrap_or_default(), platform.value)?),
+        },
         packages,
         nix: has_nix.then_some(nix),
         environment: BTreeMap::new(),

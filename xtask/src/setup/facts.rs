@@ -69,6 +69,10 @@ const PACKAGES: &[Package] = &[
     for_tests("python3-pip", Sign::PythonModule("pip")),
     // Whose packages sandboxes are shown.
     for_tests("nix-bin", Sign::Program("nix-build")),
+    // A registry, what fills it, and what says how its images are unpacked.
+    for_tests("docker-registry", Sign::Program("docker-registry")),
+    for_tests("skopeo", Sign::Program("skopeo")),
+    for_tests("umoci", Sign::Program("umoci")),
     // What configuring a kernel takes, and building one.
     for_tests("make", Sign::Program("make")),
     for_tests("flex", Sign::Program("flex")),

@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path) -> std::io::Result<File> {
 
 /// Whether the file is still the one of that name: it may have been deleted meanwhile, and then others
 /// lock another one.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.metadata()) {
         (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
         _ => false,

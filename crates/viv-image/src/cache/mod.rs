@@ -6,6 +6,7 @@
 //! locks/<kind>-<key>          whoever holds its flock makes that recipe's things
 //! tmp/<kind>-<key>.<random>/  a build on its way
 //! scratch/<bytes>-v<n>.ext4   templates of scratch disks
+//! confined/                   where layers are built, owned by other ids: see `packages::workshop`
 //! kernels/selected            the digest of the own kernel that is used where none is named
 //! uses/, used/                what is used now, and when it was used last
 //! ```
@@ -48,7 +49,7 @@ pub use blob::Stamp;
 pub(crate) use blob::{hash_file, hex_digest_of};
 pub(crate) use leftovers::{Outside, sweep as sweep_leftovers};
 pub(crate) use listing::Kept;
-pub(crate) use lock::Lock;
+pub(crate) use lock::{Lock, is_at};
 pub use uses::Lease;
 
 /// The version of the ref files; others count as missing.
@@ -195,8 +196,20 @@ impl Cache {
         progress: &dyn Progress,
         build: impl FnOnce(&Staging<'_>) -> Result<Built>,
     ) -> Result<Made> {
-        if let Lookup::Usable(made) = self.lookup(recipe)? {
-            return Ok(made);
+        self.ensure_if(recipe, &|_| true, progress, build)
+    }
+
+    /// As [`Cache::ensure`], but what is there and is not `usable` is made again, and kept until it has been.
+    pub(crate) fn ensure_if(
+        &self,
+        recipe: &Recipe,
+        usable: &dyn Fn(&Made) -> bool,
+        progress: &dyn Progress,
+        build: impl FnOnce(&Staging<'_>) -> Result<Built>,
+    ) -> Result<Made> {
+        match self.lookup(recipe)? {
+            Lookup::Usable(made) if usable(&made) => return Ok(made),
+            _ => {}
         }
         let lock_name = format!("{}-{}", recipe.kind, recipe.key());
         let mut waited = false;
@@ -206,7 +219,7 @@ impl Cache {
         })?;
         // Whoever held the lock may have made it.
         match self.lookup(recipe)? {
-            Lookup::Usable(made) => {
+            Lookup::Usable(made) if usable(&made) => {
                 if waited {
                     progress.event(ProgressEvent::Finished);
                 }
@@ -217,7 +230,7 @@ impl Cache {
                 progress.event(ProgressEvent::Step { message });
                 self.forget(recipe)?;
             }
-            Lookup::Missing => {}
+            Lookup::Usable(_) | Lookup::Missing => {}
         }
         leftovers::sweep(self, &lock, progress)?;
         progress.event(ProgressEvent::Started { what: recipe.what.clone() });

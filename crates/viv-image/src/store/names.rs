@@ -81,5 +81,6 @@ pub(crate) fn named_image(cache: &Cache, name: &str) -> Result<RootImage> {
         digest: file.digest.clone(),
         size: file.stamp.size,
         config: config.unwrap_or_default(),
+        pin: None,
     })
 }

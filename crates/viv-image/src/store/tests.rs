@@ -257,6 +257,7 @@ fn a_name_keeps_an_image_until_it_is_removed_by_it() {
         digest: crate::cache::hash_file(path).unwrap(),
         size: 8,
         config: ImageConfig { user: Some("web".to_owned()), ..ImageConfig::default() },
+        pin: None,
     };
     // Not in the cache: a copy is.
     let elsewhere = tempfile::tempdir().unwrap();

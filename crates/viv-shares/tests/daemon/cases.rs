@@ -95,7 +95,7 @@ impl Host {
         ShareSpec { entry: entry.to_owned(), source: self.path(path), read_only, protect, gathered: None }
     }
 
-    fn guest(&self, shares: Vec<ShareSpec>) -> Guest {
+    pub fn guest(&self, shares: Vec<ShareSpec>) -> Guest {
         Guest::connect(Daemon::start(&shares, self.user, None))
     }
 

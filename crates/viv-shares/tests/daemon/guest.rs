@@ -404,6 +404,6 @@ fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn number(body: &[u8], offset: usize) -> u64 {
+pub fn number(body: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(body[offset..offset + 8].try_into().unwrap())
 }

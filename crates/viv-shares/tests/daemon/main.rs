@@ -3,6 +3,7 @@
 //! Each test runs the daemon as the current user and, if that is root, as an ordinary user as well.
 
 mod cases;
+mod coherent;
 mod gathered;
 mod guest;
 mod later;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
 
 /// All tests, by name.
 fn all() -> impl Iterator<Item = &'static (&'static str, fn())> {
-    cases::ALL.iter().chain(gathered::ALL).chain(later::ALL)
+    cases::ALL.iter().chain(coherent::ALL).chain(gathered::ALL).chain(later::ALL)
 }
 
 /// The daemon's process: listens on its standard input, is ready on its standard output, and is told what to do on its

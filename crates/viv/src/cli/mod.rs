@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing about what it does.
 
+pub mod agent;
 pub mod bridge;
 pub mod image;
 mod kernel;
@@ -108,6 +109,9 @@ Examples:
     Net(network::NetCommand),
     /// Show a port of a running sandbox on this host
     Port(network::PortArguments),
+    /// List the agents that `viv run` knows by name, and what they keep
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
     /// Show calls to model APIs, their tokens and their cost
     Usage(network::UsageArguments),
     /// Check whether this machine is ready, and say what to do about it

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use viv_image::{ImageSource, Package};
+use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
@@ -27,9 +27,11 @@ Examples:
   viv run --timing -- true                   where the time goes
   viv run --dry-run                          what would be run, without running it
   viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
-  viv run --gateway anthropic --budget 500k-tokens -- claude -p \"fix the tests\"
   viv run -p git,ripgrep,npm:prettier -- make lint
   viv run --devcontainer                     as the project's devcontainer.json has it
+  viv run claude                             an agent, ready to work; see `viv agent ls`
+  viv run --budget 500k-tokens claude \"fix the tests\"
+  viv run claude -- --resume                 flags of the agent's own
   viv run --publish 8080 -- python3 -m http.server 8080
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
@@ -38,7 +40,7 @@ names and nothing else of the network; see docs/network.md.
 
 Exit code: the command's; 124 timed out, 125 viv failed, 126 not executable, 127 not found.")]
 pub struct RunArguments {
-    /// Program and arguments; a login shell without them
+    /// Program and arguments, or an agent's name and what it is to do; a login shell without them
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 
@@ -89,6 +91,13 @@ pub struct RunArguments {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::parse_label, help_heading = "Sandbox")]
     pub labels: Vec<(String, String)>,
 
+    /// Start with an empty home, for an agent called by name; the old one is kept as `previous`
+    #[arg(long, help_heading = "Agent")]
+    pub fresh: bool,
+    /// Copy your own configuration of the agent into its home, without credentials
+    #[arg(long, help_heading = "Agent")]
+    pub import_config: bool,
+
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]
     pub json: bool,
@@ -117,6 +126,8 @@ pub struct MachineArguments {
     pub kernel: Option<PathBuf>,
     #[arg(long, value_name = "IMAGE", help = d::IMAGE.help_of_flag(), help_heading = "Machine")]
     pub image: Option<ImageSource>,
+    #[arg(long, value_name = "PLATFORM", help = d::PLATFORM.help_of_flag(), help_heading = "Machine")]
+    pub platform: Option<Platform>,
     #[arg(short, long = "package", value_name = "NAME", help = d::PACKAGES.help_of_flag(), value_parser = values::parse_package, value_delimiter = ',', num_args = 1.., help_heading = "Machine")]
     pub packages: Vec<Package>,
     #[arg(long, value_name = "NAME", help = d::DEVCONTAINER.help_of_flag(), value_parser = values::parse_devcontainer, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Machine")]
@@ -147,6 +158,7 @@ impl MachineArguments {
                 let absolute = source.try_map_path(|path| Ok::<_, std::convert::Infallible>(directory.join(path)));
                 found(absolute.unwrap_or_default())
             }),
+            platform: self.platform.clone().map(found),
             packages: self.packages.iter().cloned().map(found).collect(),
             devcontainer: self.devcontainer.clone().map(found),
             ..Layer::default()

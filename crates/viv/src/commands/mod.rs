@@ -1,5 +1,6 @@
 //! What each command does.
 
+pub mod agent;
 mod bridge;
 mod denials;
 pub mod doctor;

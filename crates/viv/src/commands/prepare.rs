@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use viv_image::nix::Roots;
-use viv_image::{Cache, ImageSource, Layer, Lease, Progress, ProgressEvent, RootImage};
+use viv_image::{Cache, ImageSource, Lease, Progress, ProgressEvent, RootImage};
 use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
 use super::nix;
@@ -17,7 +17,7 @@ use crate::output::clean::clean;
 use crate::output::{Printer, ProgressReporter};
 use crate::resolve::{self, Request, Resolved};
 use crate::settings::file::{self, PROJECT_FILE, Trust};
-use crate::settings::{self, DevContainerChoice};
+use crate::settings::{DevContainerChoice, Layer};
 use crate::terminal;
 use crate::timing::Clock;
 
@@ -28,7 +28,32 @@ use crate::timing::Clock;
 /// A workspace or a configuration file that cannot be used, and those of [`resolve::resolve`].
 pub fn settings(
     workspace: Option<&Path>,
-    asked: settings::Layer,
+    asked: Layer,
+    command: &[String],
+    host: &HostEnvironment,
+    paths: &Paths,
+) -> Result<Resolved, Failure> {
+    let asked = Asked { command_line: asked, weakest: Layer::default(), terminal: terminal::wanted() };
+    settings_of(workspace, asked, command, host, paths)
+}
+
+/// What is asked for beside the configuration files.
+pub struct Asked {
+    /// By flags: over everything.
+    pub command_line: Layer,
+    /// By an agent's preset: under everything.
+    pub weakest: Layer,
+    /// Whether the program gets a terminal.
+    pub terminal: bool,
+}
+
+/// The same with all that can be asked for.
+///
+/// # Errors
+/// Those of [`settings`].
+pub fn settings_of(
+    workspace: Option<&Path>,
+    asked: Asked,
     command: &[String],
     host: &HostEnvironment,
     paths: &Paths,
@@ -49,12 +74,13 @@ pub fn settings(
     let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
     let mut project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
     let untrusted = trusted::withhold(&mut project_file, &workspace, paths);
-    let chosen = [&asked, &project_file, &user_file].into_iter().find_map(|layer| layer.devcontainer.as_ref());
+    let places = [&asked.command_line, &project_file, &user_file];
+    let chosen = places.into_iter().find_map(|layer| layer.devcontainer.as_ref());
     let chosen = chosen.map_or(DevContainerChoice::Off, |found| found.value.clone());
-    let has_image = asked.image.is_some() || project_file.image.is_some();
+    let has_image = asked.command_line.image.is_some() || project_file.image.is_some();
     let container = container(&chosen, &workspace, has_image)?;
-    let settings = asked.over(project_file).over(container.layer).over(user_file);
-    let terminal = terminal::wanted().then(terminal::size);
+    let settings = asked.command_line.over(project_file).over(container.layer).over(user_file).over(asked.weakest);
+    let terminal = asked.terminal.then(terminal::size);
     let request = Request { id: viv_sandbox::new_id(), settings, workspace, command: command.to_vec(), terminal };
     let mut resolved = resolve::resolve(request, host, &|path| path.canonicalize())?;
     resolved.warnings.extend(untrusted.map(|message| Warning { message, hint: Some("viv net trust".to_owned()) }));
@@ -144,7 +170,7 @@ pub struct Built {
     /// The root image among them.
     pub root: RootImage,
     /// The layers among them, the lowest first.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<viv_image::Layer>,
 }
 
 /// Makes sure of kernel, initramfs, root image, layers and an empty disk. If anything was made for it,

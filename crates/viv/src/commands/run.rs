@@ -1,5 +1,6 @@
 //! `viv run`
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,9 @@ use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbo
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
+use super::prepare::Asked;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
+use crate::agent::{AgentCall, Surroundings};
 use crate::cli::RunArguments;
 use crate::devcontainer::SetupCommand;
 use crate::environment::HostEnvironment;
@@ -17,7 +20,7 @@ use crate::network::{self, Network, secrets};
 use crate::output::{JsonEvent, Printer, Timings, milliseconds, shell_words};
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
 use crate::timing::{Clock, Told};
-use crate::{exit_code, render};
+use crate::{exit_code, git, render};
 
 /// Runs a program in a fresh sandbox and returns its exit code.
 ///
@@ -40,10 +43,22 @@ pub fn run_with(
     let mut clock = Clock::start();
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
-    let asked = arguments.layer(&host.directory);
-    let mut resolved = prepare::settings(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
-    resolved.entrypoint = arguments.entrypoint.as_ref().map(|entrypoint| entrypoint.0.clone());
+    let agent = AgentCall::of(arguments, &paths, Surroundings::probe(arguments.json))?;
+    let asked = Asked {
+        command_line: arguments.layer(&host.directory),
+        weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
+        terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+    };
+    let mut resolved = prepare::settings_of(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    // What an image puts before commands is not for an agent.
+    resolved.entrypoint = match &arguments.entrypoint {
+        Some(entrypoint) => Some(entrypoint.0.clone()),
+        None => agent.as_ref().map(|_| Vec::new()),
+    };
     viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
+    // After the check: what an agent keeps is viv's own state, and the only part of it that is ever shared.
+    let agent = agent.map(|agent| (agent.apply(&mut resolved, &paths), agent));
+    git::apply(&mut resolved, &host);
     let Network { spec, keys, withheld, warnings } =
         network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
     resolved.sandbox.network = spec;
@@ -57,6 +72,10 @@ pub fn run_with(
         printer.warning(&warning.message, warning.hint.as_deref());
     }
     resolved.details.iter().for_each(|detail| printer.detail(detail));
+    let home = agent
+        .as_ref()
+        .map(|(start, agent)| agent.open_home(start, &resolved.sandbox.workspace, &host, &paths, printer))
+        .transpose()?;
     let secrets = secrets::read(&resolved.network.secrets, &host.variables)?;
     for secret in secrets.iter().filter(|secret| resolved.network.secrets[&secret.name].in_environment) {
         resolved.exec.env.insert(secret.name.clone(), secret.value.clone());
@@ -67,10 +86,12 @@ pub fn run_with(
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let start = StartRequest { plan, paths, executable, keys, withheld };
+        let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
         let deploy_key = arguments.network.deploy_key;
-        let program = Program { exec, setup, secrets, deploy_key, timeout, began };
+        let program = Program { exec, setup, takes_input, secrets, deploy_key, timeout, began };
         block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
+    drop(home);
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
@@ -84,6 +105,8 @@ struct Program {
     exec: Exec,
     /// What runs before it.
     setup: Vec<SetupCommand>,
+    /// Whether what comes in here is its input; else it has none.
+    takes_input: bool,
     /// What it finds in /run/secrets.
     secrets: Vec<Secret>,
     /// Whether it finds a key pair of its own there.
@@ -134,7 +157,7 @@ async fn run_in_sandbox(
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { mut exec, setup, secrets, deploy_key, timeout, began } = program;
+    let Program { mut exec, setup, takes_input, secrets, deploy_key, timeout, began } = program;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -186,6 +209,8 @@ async fn run_in_sandbox(
 
     let program_began = Instant::now();
     let options = SessionOptions { terminal: at_terminal, timeout };
+    let input: Box<dyn Read + Send> =
+        if takes_input { Box::new(Descriptor::stdin()) } else { Box::new(std::io::empty()) };
     let outcome = {
         let running = async {
             tokio::select! {
@@ -193,7 +218,7 @@ async fn run_in_sandbox(
                     if let Some(end) = set_up(&mut sandbox, &setup, &exec, &mut signals, printer).await? {
                         return Ok((end, None));
                     }
-                    run_program(&mut sandbox, &exec, options, &mut signals, printer, clock).await
+                    run_program(&mut sandbox, &exec, input, options, &mut signals, printer, clock).await
                 } => outcome,
                 never = denials.watch() => match never {},
             }
@@ -300,6 +325,7 @@ async fn set_up(
 async fn run_program(
     sandbox: &mut Sandbox,
     exec: &Exec,
+    stdin: Box<dyn Read + Send>,
     options: SessionOptions,
     signals: &mut Signals,
     printer: &Printer,
@@ -310,11 +336,7 @@ async fn run_program(
         number = ending_signal(signals) => return Ok((End::Signalled(number), None)),
     };
     clock.mark("program started");
-    let streams = Streams {
-        stdin: Box::new(Descriptor::stdin()),
-        stdout: Box::new(Descriptor::stdout()),
-        stderr: Box::new(Descriptor::stderr()),
-    };
+    let streams = Streams { stdin, stdout: Box::new(Descriptor::stdout()), stderr: Box::new(Descriptor::stderr()) };
     let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
     let (mut end, summary) = session.run(started.reader, signals, async { Failure::from(sandbox.ended().await) }).await;
     printer.note_unfinished_line(summary.stderr_unfinished);

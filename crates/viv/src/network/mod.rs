@@ -235,13 +235,18 @@ fn gateway(request: &NetworkRequest, host: &HostEnvironment) -> Result<GatewaySp
         if let Credential::Env(variable) = &credential
             && host.variables.get(variable).is_none_or(|value| value.is_empty())
         {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("the key of {name} is not there: {variable} is not set"),
-            )
-            .hint(format!(
-                "export {variable}=…, or say in config.toml where it is: [gateway.{name}] key = \"file:~/.key\""
-            )));
+            let error =
+                Error::new(ErrorKind::NotFound, format!("the key of {name} is not there: {variable} is not set")).hint(
+                    format!(
+                        "export {variable}=…, or say in config.toml where it is: [gateway.{name}] key = \"file:~/.key\""
+                    ),
+                );
+            return Err(match login_of(name, host) {
+                Some(login) => {
+                    error.hint(format!("to use this host's login: [gateway.{name}] key = \"login:{login}\""))
+                }
+                None => error,
+            });
         }
         let upstream = Upstream {
             protocol: settings.protocol.or(known.map(|known| known.1)).unwrap_or(Protocol::OpenAi),
@@ -258,6 +263,16 @@ fn gateway(request: &NetworkRequest, host: &HostEnvironment) -> Result<GatewaySp
         prices: request.prices.iter().map(|(name, price)| (name.clone(), price.price())).collect(),
         ..GatewaySpec::default()
     })
+}
+
+/// The agent whose login on this host would do as the key of a model API, if it is there.
+fn login_of(name: &str, host: &HostEnvironment) -> Option<&'static str> {
+    let (login, file) = match name {
+        "anthropic" => ("claude", ".claude/.credentials.json"),
+        "openai" => ("codex", ".codex/auth.json"),
+        _ => return None,
+    };
+    host.home.as_ref().is_some_and(|home| home.join(file).is_file()).then_some(login)
 }
 
 /// Where the programs inside find the gateway, and what they present to it: of each wire format the first

@@ -164,6 +164,10 @@ settings! {
         key: "image", flag: "--image", help: "Another root file system: oci:REFERENCE, oci-archive:FILE, docker-daemon:REFERENCE, dir:PATH, tar:FILE, erofs:FILE or name:NAME",
         default: "Debian trixie with development tools", example: "\"/srv/root.erofs\"", project: ProjectRule::BeneathWorkspace,
     };
+    PLATFORM = Setting {
+        key: "platform", flag: "--platform", help: "Which of an OCI image's builds is taken: OS/ARCHITECTURE[/VARIANT]. Only what this host's processor runs can be started",
+        default: "linux on this host's architecture", example: "\"linux/arm64\"", project: ProjectRule::Allowed,
+    };
     PACKAGES = Setting {
         key: "packages", flag: "--package", help: "Packages to have inside: NAME of the image's own manager (apt in Debian), npm:NAME, pip:NAME, cargo:NAME or nix:NAME, each with @VERSION if need be",
         default: "none", example: "[\"ripgrep\", \"npm:prettier\"]", project: ProjectRule::Allowed,

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use viv_image::{ImageSource, Package};
+use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::KernelChoice;
 
 use super::definitions::{self, ProjectRule, Setting};
@@ -247,6 +247,10 @@ impl Reader<'_> {
                 }
                 let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
                 layer.image = Some(self.found(source.try_map_path(resolve)?));
+            }
+            "platform" => {
+                let parse = |text: &str| text.parse::<Platform>().map_err(|error| error.to_string());
+                layer.platform = Some(self.found(self.text(setting, value, parse)?));
             }
             "packages" => {
                 for value in self.array(setting, value)? {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use viv_image::{ImageSource, Package};
+use viv_image::{ImageSource, Package, Platform};
 use viv_net::gateway::{Budget, Credential};
 use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice};
 
@@ -18,6 +18,8 @@ use super::values::Size;
 pub enum Origin {
     /// Built in.
     Default,
+    /// The preset of the agent that is run.
+    Preset,
     /// The user's own configuration file.
     UserConfig,
     /// The project's `devcontainer.json`.
@@ -34,6 +36,7 @@ impl Origin {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Default => "default",
+            Self::Preset => "agent's preset",
             Self::UserConfig => "user configuration",
             Self::DevContainer => "devcontainer.json",
             Self::Project => "viv.toml",
@@ -98,6 +101,8 @@ pub struct Layer {
     pub kernel: Option<Found<KernelChoice>>,
     /// Root image, its path absolute.
     pub image: Option<Found<ImageSource>>,
+    /// Which of the root image's builds.
+    pub platform: Option<Found<Platform>>,
     /// Packages over it, the weakest first.
     pub packages: Vec<Found<Package>>,
     /// The flake whose development shell it runs in.
@@ -179,6 +184,7 @@ impl Layer {
             accel: self.accel.or(weaker.accel),
             kernel: self.kernel.or(weaker.kernel),
             image: self.image.or(weaker.image),
+            platform: self.platform.or(weaker.platform),
             packages: weaker.packages.into_iter().chain(self.packages).collect(),
             flake: self.flake.or(weaker.flake),
             nix_store: self.nix_store.or(weaker.nix_store),

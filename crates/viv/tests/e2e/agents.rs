@@ -1,15 +1,16 @@
-//! The agents themselves, from their packages, at work in a sandbox against a scripted model.
+//! The agents themselves, from their packages, called by name, at work in a sandbox against a scripted model.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use viv_testkit::{Options, ScriptedModel, Step};
 
 use crate::gateway::configure;
 use crate::isolation::canary;
-use crate::key_search::{assert_in_the_egress_alone, marker};
 use crate::support::{Host, finish_within};
+use crate::terminal::Pane;
 
 /// Ten times what the slowest of them took on a machine of two busy cores, without KVM.
 const DEADLINE: Duration = Duration::from_secs(1800);
@@ -28,49 +29,50 @@ fn agents() -> Option<PathBuf> {
     Some(directory)
 }
 
-/// One of them, and all that it needs to know of where it is.
-struct Agent {
-    name: &'static str,
-    upstream: &'static str,
-    /// What is in its configuration inside, by place.
-    files: &'static [(&'static str, &'static str)],
-    command: &'static str,
+/// How one of them is told what to do.
+#[derive(Clone, Copy)]
+enum Told {
+    /// By its own flags.
+    Natively(&'static str),
+    /// By words after its name.
+    InWords,
+    /// On its standard input.
+    ByInput,
 }
 
-const AGENTS: [Agent; 3] = [
-    Agent {
-        name: "claude",
-        upstream: "anthropic",
-        files: &[],
-        command: "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1 \
-            $AGENTS/node_modules/@anthropic-ai/claude-code-linux-x64/claude -p \"$PROMPT\" --dangerously-skip-permissions",
-    },
-    Agent {
-        name: "codex",
-        upstream: "openai",
-        files: &[(
-            ".codex/config.toml",
-            "model = \"gpt-5\"\nmodel_provider = \"gateway\"\ncheck_for_update_on_startup = false\n\
-             [model_providers.gateway]\nname = \"gateway\"\nbase_url = \"http://127.0.0.1:4180/openai/v1\"\n\
-             env_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n\
-             [analytics]\nenabled = false\n[feedback]\nenabled = false\n[otel]\nmetrics_exporter = \"none\"\n\
-             [features]\nplugins = false\napps = false\ndaemon_auto_start = false\n",
-        )],
-        command: "$AGENTS/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex \
-            exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox \"$PROMPT\"",
-    },
-    Agent {
-        name: "gemini",
-        upstream: "gemini",
-        files: &[(
-            ".gemini/settings.json",
-            "{\"security\":{\"auth\":{\"selectedType\":\"gemini-api-key\"},\"folderTrust\":{\"enabled\":false}},\
-             \"privacy\":{\"usageStatisticsEnabled\":false},\"telemetry\":{\"enabled\":false},\
-             \"general\":{\"enableAutoUpdate\":false}}",
-        )],
-        command: "node $AGENTS/node_modules/@google/gemini-cli/bundle/gemini.js -m gemini-2.5-pro -p \"$PROMPT\" --yolo",
-    },
+/// One of them, its model API, and how it is told.
+const AGENTS: [(&str, &str, Told); 3] = [
+    ("claude", "anthropic", Told::Natively("-p")),
+    ("codex", "openai", Told::InWords),
+    ("gemini", "gemini", Told::ByInput),
 ];
+
+/// The presets as they are, but for where the programs are.
+fn install(host: &Host) {
+    let directory = host.path("config/viv/agents");
+    std::fs::create_dir(&directory).unwrap();
+    for (name, ..) in AGENTS {
+        let shown = host.run(&["agent", "show", name]);
+        assert_eq!(shown.code, 0, "{shown:?}");
+        let mut preset: toml::Table = shown.stdout.parse().unwrap();
+        let mut changed = toml::Table::from_iter([("packages".to_owned(), toml::Value::Array(Vec::new()))]);
+        for key in ["interactive", "headless"] {
+            let mut words = preset.remove(key).unwrap();
+            for word in words.as_array_mut().unwrap() {
+                let text = word.as_str().unwrap();
+                let moved = text.strip_prefix("{npm:").and_then(|rest| rest.split_once('}')).map(|(package, path)| {
+                    // The native program is published as a version of this package, and installed beside it.
+                    let package = if package == "@openai/codex" { "@openai/codex-linux-x64" } else { package };
+                    format!("{INSIDE}/node_modules/{package}{path}")
+                });
+                *word = moved.unwrap_or_else(|| text.to_owned()).into();
+            }
+            changed.insert(key.to_owned(), words);
+        }
+        std::fs::write(directory.join(format!("{name}.toml")), changed.to_string()).unwrap();
+    }
+    host.own(&directory);
+}
 
 /// A program with an error in it, and the test that finds it.
 const PROJECT: [(&str, &str); 2] = [
@@ -83,67 +85,56 @@ const PROJECT: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn real_agents_do_their_work_with_keys_that_they_never_have() {
+fn agents_called_by_name_mend_a_program_with_keys_that_they_never_have() {
+    const PROMPT: &str = "add in calc.py is wrong: mend it, and run the tests.";
     let (Some(host), Some(agents)) = (Host::ordinary(), agents()) else { return };
-    let marker = marker(&host);
-    let keys = [canary(), canary(), canary()];
-    let models: Vec<ScriptedModel> = AGENTS
-        .iter()
-        .zip(&keys)
-        .map(|(agent, key)| {
-            let script = vec![
-                Step::shell("cat calc.py").saying("I look at it first."),
-                Step::shell("sed -i 's/a - b/a + b/' calc.py"),
-                Step::shell("python3 -m unittest > tested 2>&1; tail -n 1 tested"),
-                Step::text(format!("The test passes now, says {}.", agent.name)),
-            ];
-            ScriptedModel::start(Options { script, key: Some(key.clone()), ..Options::default() })
-        })
-        .collect();
-    let variables = ["FIRST", "SECOND", "THIRD"];
-    let sources = variables.map(|name| format!("env:{name}"));
-    let upstreams: Vec<(&str, &ScriptedModel, &str)> = AGENTS
-        .iter()
-        .zip(&models)
-        .zip(&sources)
-        .map(|((agent, model), source)| (agent.upstream, model, source.as_str()))
-        .collect();
-    configure(&host, &upstreams);
-    for agent in &AGENTS {
-        let directory = host.project().join(agent.name);
-        std::fs::create_dir(&directory).unwrap();
-        host.own(&directory);
-        for (name, content) in PROJECT {
-            host.write(&format!("{}/{name}", agent.name), content);
-        }
-    }
-
+    install(&host);
     let mount = format!("{}:{INSIDE}:ro", agents.display());
-    let environment: Vec<(&str, &str)> = variables.into_iter().zip(keys.iter().map(String::as_str)).collect();
-    let sandbox = host.sandbox_with(
-        &["--memory", "4G", "--cpus", "2", "--mount", &mount, "--gateway", "anthropic,openai,gemini"],
-        &environment,
-    );
-    for (path, content) in AGENTS.iter().flat_map(|agent| agent.files) {
-        sandbox.ok(&format!("mkdir -p \"$(dirname ~/{path})\"; cat > ~/{path} <<'END'\n{content}\nEND"));
-    }
-    // At the same time, as they would be.
-    let variables = format!("AGENTS={INSIDE}; PROMPT='add in calc.py is wrong: mend it, and run the tests.'");
-    let running = AGENTS.each_ref().map(|agent| {
-        let script = format!("cd {}; {variables}; {} < /dev/null", agent.name, agent.command);
-        let mut exec = host.viv(&["exec", "fixture", "--", "sh", "-c", &script]);
-        let began = std::time::Instant::now();
-        let exec = exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::spawn(move || (finish_within(exec, DEADLINE), began.elapsed()))
+    let key = canary();
+    let models = AGENTS.map(|(name, ..)| {
+        let script = vec![
+            Step::shell("cat calc.py").saying("I look at it first."),
+            Step::shell("sed -i 's/a - b/a + b/' calc.py"),
+            Step::shell("python3 -m unittest > tested 2>&1; tail -n 1 tested"),
+            Step::text(format!("The test passes now, says {name}.")),
+        ];
+        ScriptedModel::start(Options { script, key: Some(key.clone()), ..Options::default() })
     });
-    let placeholder = sandbox.ok("printf %s \"$ANTHROPIC_AUTH_TOKEN\"");
-    for ((agent, running), (model, key)) in AGENTS.iter().zip(running).zip(models.iter().zip(&keys)) {
-        let (ran, took) = running.join().unwrap();
-        eprintln!("{}: {took:?}", agent.name);
-        assert_eq!(ran.code, 0, "{}: {ran:?}", agent.name);
-        assert!(ran.stdout.contains(&format!("The test passes now, says {}.", agent.name)), "{ran:?}");
-        let directory = host.project().join(agent.name);
-        let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
+    let upstreams: Vec<(&str, &ScriptedModel, &str)> =
+        AGENTS.iter().zip(&models).map(|((_, upstream, _), model)| (*upstream, model, "env:MODEL_KEY")).collect();
+    configure(&host, &upstreams);
+    // One without a key is refused by name, before anything starts.
+    let keyless = host.run(&["run", "claude", PROMPT]);
+    assert!(keyless.code == 125 && keyless.stderr.contains("the key of anthropic is not there"), "{keyless:?}");
+
+    for ((name, _, told), model) in AGENTS.iter().zip(&models) {
+        let project = host.project().join(name);
+        std::fs::create_dir(&project).unwrap();
+        host.own(&project);
+        for (file, content) in PROJECT {
+            host.write(&format!("{name}/{file}"), content);
+        }
+        let mut words = vec!["run", "--quiet", "--workspace", name, "--mount", &mount, name];
+        match told {
+            Told::Natively(flag) => words.extend(["--", flag, PROMPT]),
+            Told::InWords => words.extend(PROMPT.split(' ')),
+            Told::ByInput => {}
+        }
+        let mut viv = host.viv(&words);
+        viv.env("MODEL_KEY", &key).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Told::ByInput = told {
+            viv.stdin(Stdio::piped());
+        }
+        let began = Instant::now();
+        let mut viv = viv.spawn().unwrap();
+        if let Some(mut input) = viv.stdin.take() {
+            input.write_all(PROMPT.as_bytes()).unwrap();
+        }
+        let ran = finish_within(viv, DEADLINE);
+        eprintln!("{name}: {:?}", began.elapsed());
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        assert!(ran.stdout.contains(&format!("The test passes now, says {name}.")), "{ran:?}");
+        let read = |file: &str| std::fs::read_to_string(project.join(file)).unwrap();
         assert_eq!(read("calc.py"), "def add(a, b):\n    return a + b\n");
         assert!(read("tested").ends_with("OK\n"), "{}", read("tested"));
 
@@ -151,9 +142,76 @@ fn real_agents_do_their_work_with_keys_that_they_never_have() {
         assert!(requests.iter().filter(|request| request.method == "POST").count() >= 4, "{}", requests.len());
         for request in &requests {
             let headers = format!("{:?}", request.headers);
-            assert!(headers.contains(key) && !headers.contains(&placeholder), "{}: {headers}", request.path);
-            assert!(!String::from_utf8_lossy(&request.body).contains(&placeholder), "{}", request.path);
+            assert!(headers.contains(&key) && !headers.contains("sk-viv-"), "{name}: {headers}");
+            assert!(!String::from_utf8_lossy(&request.body).contains("sk-viv-"), "{name}: {}", request.path);
         }
     }
-    assert_in_the_egress_alone(&host, &sandbox, &keys, &placeholder, &marker);
+    // What was told to whom is remembered on the host, outside of the projects and of the user's own.
+    for (name, ..) in AGENTS {
+        let listed = host.run(&["agent", "home", name, "--workspace", name, "--json"]);
+        let homes: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+        let path = PathBuf::from(homes[0]["path"].as_str().unwrap());
+        assert!(path.starts_with(host.path("state")), "{}", path.display());
+        assert!(!host.path("home").join(format!(".{name}")).exists(), "{name}");
+        let mut grep = host.command("grep");
+        assert!(grep.args(["-rlsq", "calc.py is wrong"]).arg(&path).status().unwrap().success(), "{name}");
+    }
+    host.assert_nothing_is_left();
+}
+
+/// A screen without what depends on the width, empty lines and the end of lines.
+fn lines(screen: &str) -> Vec<&str> {
+    screen.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('─')).collect()
+}
+
+fn wait_long(pane: &Pane<'_>, what: &str, so: impl Fn(&str) -> bool) -> String {
+    let begun = Instant::now();
+    loop {
+        let screen = pane.screen();
+        if so(&screen) {
+            return screen;
+        }
+        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}, on:\n{screen}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn claude_at_a_terminal_asks_nothing_and_goes_on_tomorrow_where_it_was() {
+    const ANSWER: &str = "It is mended, says the model.";
+    let (Some(host), Some(agents)) = (Host::ordinary(), agents()) else { return };
+    install(&host);
+    let model = ScriptedModel::start(Options { script: vec![Step::text(ANSWER)], ..Options::default() });
+    configure(&host, &[("anthropic", &model, "none")]);
+    let run = format!("{} run --quiet --mount {}:{INSIDE}:ro claude", host.executable().display(), agents.display());
+    let ready = |screen: &str| screen.contains("bypass permissions on") && screen.contains('❯');
+
+    let pane = Pane::open(&host, 100, 30);
+    pane.line(&run);
+    let screen = wait_long(&pane, "claude's prompt", ready);
+    let project = host.project().display().to_string();
+    let shown = lines(&screen);
+    // Its name and version, its model, the directory; the prompt; the mode. No dialog.
+    let [name, billing, directory, hints @ .., prompt, mode] = shown.as_slice() else { panic!("{screen}") };
+    assert!(name.contains("Claude Code v"), "{screen}");
+    assert!(billing.contains("API Usage Billing"), "{screen}");
+    assert!(directory.contains(&project), "{screen}");
+    // What its model is set to is shown for a moment.
+    assert!(hints.iter().all(|hint| hint.ends_with("/effort")), "{screen}");
+    assert_eq!(prompt.trim_end(), "❯", "{screen}");
+    assert!(mode.contains("bypass permissions on"), "{screen}");
+
+    pane.line("mend it");
+    wait_long(&pane, "the answer", |screen| screen.contains(ANSWER) && ready(screen));
+    pane.line("/exit");
+    let at_host = |screen: &str| screen.lines().rfind(|line| !line.is_empty()).is_some_and(|line| line == "host$");
+    wait_long(&pane, "the host's prompt", at_host);
+
+    pane.line("clear");
+    wait_long(&pane, "an empty screen", |screen| !screen.contains(ANSWER));
+    pane.line(&format!("{run} -- --continue"));
+    let screen = wait_long(&pane, "yesterday's session", |screen| screen.contains(ANSWER) && ready(screen));
+    assert!(screen.contains("mend it"), "{screen}");
+    pane.line("/exit");
+    wait_long(&pane, "the host's prompt", at_host);
 }

@@ -5,6 +5,7 @@
 //! kernels and images is shared. Nothing waits for a time: every wait is for an event, with a
 //! deadline of ten times what was seen.
 
+mod agent_homes;
 mod agents;
 mod canaries;
 mod clock;

@@ -5,13 +5,13 @@ use std::process::Command;
 use crate::support::{Host, until};
 
 /// A tmux server of this test's own, with one pane.
-struct Pane<'a> {
+pub struct Pane<'a> {
     host: &'a Host,
     socket: std::path::PathBuf,
 }
 
 impl<'a> Pane<'a> {
-    fn open(host: &'a Host, columns: u32, rows: u32) -> Self {
+    pub fn open(host: &'a Host, columns: u32, rows: u32) -> Self {
         let pane = Self { host, socket: host.path("home/tmux.sock") };
         let (columns, rows) = (columns.to_string(), rows.to_string());
         pane.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, "PS1='host$ ' sh"]);
@@ -21,32 +21,32 @@ impl<'a> Pane<'a> {
         pane
     }
 
-    fn tmux(&self, arguments: &[&str]) -> String {
+    pub fn tmux(&self, arguments: &[&str]) -> String {
         let mut command: Command = self.host.command("tmux");
         let output = command.arg("-S").arg(&self.socket).args(arguments).output().unwrap();
         assert!(output.status.success(), "tmux {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn keys(&self, keys: &[&str]) {
+    pub fn keys(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
     /// Types a line and Enter.
-    fn line(&self, text: &str) {
+    pub fn line(&self, text: &str) {
         self.tmux(&["send-keys", "-l", text]);
         self.keys(&["Enter"]);
     }
 
-    fn screen(&self) -> String {
+    pub fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
 
-    fn wait_for(&self, text: &str) {
+    pub fn wait_for(&self, text: &str) {
         self.wait_until(text, |screen| screen.contains(text));
     }
 
-    fn wait_until(&self, what: &str, so: impl Fn(&str) -> bool) {
+    pub fn wait_until(&self, what: &str, so: impl Fn(&str) -> bool) {
         let mut last = String::new();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             until(what, || {
