@@ -11,6 +11,7 @@ mod error;
 mod exit_code;
 mod git;
 mod guest_binary;
+mod lock;
 mod network;
 mod output;
 mod reference;

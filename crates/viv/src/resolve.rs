@@ -15,6 +15,7 @@ use viv_sandbox::{AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, Templat
 use crate::devcontainer::SetupCommand;
 use crate::environment::{HostEnvironment, is_time_zone};
 use crate::error::{Error, ErrorKind};
+use crate::lock::ProjectLock;
 use crate::network::NetworkRequest;
 use crate::output::clean::clean;
 use crate::settings::layer::Found;
@@ -56,6 +57,9 @@ pub struct Resolved {
     /// What is put before the command in place of the image's own entrypoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
+    /// The project's lock, as far as it counts.
+    #[serde(skip)]
+    pub lock: Option<ProjectLock>,
     /// What is asked of the network, which looks at more of the host to be resolved.
     #[serde(skip)]
     pub network: NetworkRequest,
@@ -193,6 +197,7 @@ pub fn resolve(
         timeout: settings.timeout.map(|found| found.value),
         origins,
         warnings,
+        lock: None,
         setup: Vec::new(),
         cache_limit: settings.cache_limit.map_or(DEFAULT_CACHE_LIMIT, |found| found.value).0,
         details: Vec::new(),

@@ -100,6 +100,8 @@ fn help_of_every_command() {
         "image inspect",
         "image rm",
         "image prune",
+        "image lock",
+        "image update",
         "image export",
         "kernel",
         "kernel build",

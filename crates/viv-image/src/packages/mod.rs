@@ -28,7 +28,7 @@ pub(crate) use confine::Confinement;
 pub(crate) use host::Host;
 pub use npm::MODULES as NPM_MODULES;
 pub use request::{Manager, Package};
-pub use workshop::{forget_package_lists, remove_unpacked};
+pub use workshop::remove_unpacked;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use crate::root::RootImage;
 use crate::tools;
-use workshop::Workshop;
+pub(crate) use workshop::Workshop;
 
 /// What the cache calls them.
 const KIND: &str = "layers";
@@ -90,6 +90,23 @@ pub fn ensure_layers(
         }
     }
     Ok(layers)
+}
+
+/// Has packages looked up anew the next time they are asked for, whatever their version, with fresh lists; all
+/// there are if `names` is empty. Layers that are used stay where they are.
+///
+/// # Errors
+/// Those of the cache; [`ErrorKind::Namespaces`] for a user without subordinate ids.
+pub fn forget_packages(cache: &Cache, names: &[Package]) -> Result<()> {
+    let is_named = |installed: &Package| {
+        names.is_empty() || names.iter().any(|name| (name.manager, &name.name) == (installed.manager, &installed.name))
+    };
+    let kept = cache.kept(KIND)?;
+    let has_one = |made: &Made| {
+        layers_of(cache, made).map_or(true, |layers| layers.iter().flat_map(|layer| &layer.packages).any(is_named))
+    };
+    cache.remove_references(kept.iter().filter(|kept| has_one(&kept.made)).map(|kept| (KIND, kept)))?;
+    workshop::forget_package_lists(cache)
 }
 
 /// An image with layers over it.

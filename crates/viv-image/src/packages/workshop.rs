@@ -441,7 +441,7 @@ pub(crate) fn c_string(path: impl AsRef<Path>) -> Result<CString> {
 ///
 /// # Errors
 /// [`ErrorKind::Namespaces`] for a user without subordinate ids; [`ErrorKind::Io`].
-pub fn forget_package_lists(cache: &Cache) -> Result<()> {
+pub(super) fn forget_package_lists(cache: &Cache) -> Result<()> {
     remove_parts(cache, Some("downloads"))
 }
 

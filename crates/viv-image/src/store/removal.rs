@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::{Reference, Stored, StoredKind, list_stored};
+use super::{CONFINED, Reference, Stored, StoredKind, list_stored};
 use crate::cache::{Cache, Lock, sweep_leftovers};
 use crate::error::{Result, io_error};
+use crate::packages::Workshop;
 use crate::progress::NoProgress;
 
 /// The lock of who removes, and the beginning of the name of the directory it moves things to.
@@ -73,7 +74,7 @@ pub fn remove_stored(
     let stored = list_stored(cache)?;
     let chosen: BTreeSet<usize> = choose(&stored).into_iter().collect();
     let mut freed = Freed::default();
-    let trash = Trash::new(cache, &lock)?;
+    let trash = Trash::new(cache, lock)?;
     for (_, stored) in stored.into_iter().enumerate().filter(|(at, _)| chosen.contains(at)) {
         let kept = trash.take(&stored, request)?;
         match kept {
@@ -94,12 +95,17 @@ pub fn remove_stored(
 /// Where removed things are before they are deleted, on the cache's file system.
 struct Trash<'a> {
     cache: &'a Cache,
+    lock: Lock,
     directory: tempfile::TempDir,
 }
 
+/// What builds keep in `confined` stays within its directory, under such a name: it belongs to other ids,
+/// so this user cannot move it elsewhere.
+const GONE: &str = ".gone-";
+
 impl<'a> Trash<'a> {
     /// Also removes what a killed removal left.
-    fn new(cache: &'a Cache, lock: &Lock) -> Result<Self> {
+    fn new(cache: &'a Cache, lock: Lock) -> Result<Self> {
         let tmp = cache.directory("tmp")?;
         let prefix = format!("{REMOVAL}.");
         for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))?.flatten() {
@@ -107,13 +113,13 @@ impl<'a> Trash<'a> {
                 open_up(&entry.path());
             }
         }
-        sweep_leftovers(cache, lock, &NoProgress)?;
+        sweep_leftovers(cache, &lock, &NoProgress)?;
         let directory = tempfile::Builder::new()
             .prefix(&prefix)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(tmp)
             .map_err(io_error("make a directory in", cache.root()))?;
-        Ok(Self { cache, directory })
+        Ok(Self { cache, lock, directory })
     }
 
     /// Takes one thing out of the cache, or says why it stays.
@@ -152,8 +158,14 @@ impl<'a> Trash<'a> {
         if !request.dry_run {
             self.cache.remove_references(stored.references.iter().map(|Reference { kind, kept }| (&**kind, kept)))?;
             // What else they led to is a leftover now, if nothing leads to it any more.
-            self.move_away(&stored.path)?;
-            let _ = fs::remove_file(self.cache.use_record(&stored.digest));
+            if stored.references.is_empty() {
+                let name = stored.path.file_name().unwrap_or_default().to_string_lossy();
+                let gone = stored.path.with_file_name(format!("{GONE}{name}"));
+                fs::rename(&stored.path, &gone).map_err(io_error("remove", &stored.path))?;
+            } else {
+                self.move_away(&stored.path)?;
+                let _ = fs::remove_file(self.cache.use_record(&stored.digest));
+            }
         }
         Ok(None)
     }
@@ -203,8 +215,19 @@ impl<'a> Trash<'a> {
         }
     }
 
-    /// Deletes what was moved away.
+    /// Deletes what was moved away, now or by a removal that was killed.
     fn empty(self) -> Result<()> {
+        let confined = self.cache.root().join(CONFINED);
+        for part in ["trees", "downloads"] {
+            for entry in fs::read_dir(confined.join(part)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // What is this user's own needs no namespace.
+                if name.starts_with(GONE) && fs::remove_dir_all(entry.path()).is_err() {
+                    open_up(&entry.path());
+                    Workshop::open(self.cache)?.remove(&format!("{part}/{name}"), &self.lock.file)?;
+                }
+            }
+        }
         let path = self.directory.path().to_path_buf();
         if self.directory.close().is_ok() {
             return Ok(());

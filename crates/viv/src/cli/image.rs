@@ -73,6 +73,20 @@ Examples:
 Images with a name stay until `viv image rm`. What images may take in all is `cache-limit` in [image]
 of your config.toml.")]
     Prune(ImagePruneArguments),
+    /// Write viv.lock: the versions and digests that the project's packages and image have now
+    #[command(after_help = "\
+Examples:
+  viv image lock                         what is missing is added, what is locked stays
+  viv image lock -w ../other --json
+
+The file lies beside viv.toml. Runs heed it; commit it, and others get the same versions.")]
+    Lock(LockArguments),
+    /// Look locked versions up anew, and write them to viv.lock
+    #[command(after_help = "\
+Examples:
+  viv image update                       everything, the image included
+  viv image update ripgrep npm:prettier  these packages, the rest stays as it is")]
+    Update(UpdateArguments),
     /// Copy an image out of the cache
     #[command(after_help = "\
 Examples:
@@ -93,6 +107,8 @@ impl ImageCommand {
             Self::Inspect(arguments) => arguments.json,
             Self::Rm(arguments) => arguments.json,
             Self::Prune(arguments) => arguments.json,
+            Self::Lock(arguments) => arguments.json,
+            Self::Update(arguments) => arguments.lock.json,
             Self::Export(arguments) => arguments.json,
         }
     }
@@ -204,6 +220,27 @@ pub struct ImagePruneArguments {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// `viv image lock`
+#[derive(Debug, Args)]
+pub struct LockArguments {
+    /// The project's directory [default: the current directory]
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// Print one JSON object; progress and errors are JSON on stderr, one object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `viv image update`
+#[derive(Debug, Args)]
+pub struct UpdateArguments {
+    /// Packages, as viv.toml has them, whatever their version [default: all, and the image]
+    #[arg(value_name = "PACKAGE", value_parser = values::parse_package)]
+    pub packages: Vec<Package>,
+    #[command(flatten)]
+    pub lock: LockArguments,
 }
 
 /// `viv image export`

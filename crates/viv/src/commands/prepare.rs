@@ -12,6 +12,7 @@ use crate::devcontainer::{self, Context, Translated};
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::guest_binary;
+use crate::lock::ProjectLock;
 use crate::network::trusted;
 use crate::output::clean::clean;
 use crate::output::{Printer, ProgressReporter};
@@ -52,6 +53,22 @@ pub struct Asked {
 /// # Errors
 /// Those of [`settings`].
 pub fn settings_of(
+    workspace: Option<&Path>,
+    asked: Asked,
+    command: &[String],
+    host: &HostEnvironment,
+    paths: &Paths,
+) -> Result<Resolved, Failure> {
+    let mut resolved = unlocked(workspace, asked, command, host, paths)?;
+    ProjectLock::apply_to(&mut resolved)?;
+    Ok(resolved)
+}
+
+/// The same without regard to the project's lock.
+///
+/// # Errors
+/// Those of [`settings`].
+pub fn unlocked(
     workspace: Option<&Path>,
     asked: Asked,
     command: &[String],
@@ -191,6 +208,9 @@ pub fn build(resolved: &Resolved, paths: &Paths, printer: &Printer) -> Result<Bu
     let mut lease = cache.lease(&spec.id)?;
     let (root, layers) = loop {
         let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
+        if let Some(lock) = &resolved.lock {
+            lock.check(resolved, &root)?;
+        }
         // Held before anything is built over it. Whoever removes may have been quicker.
         if !lease.add([root.path.as_path()])? {
             continue;
@@ -200,7 +220,8 @@ pub fn build(resolved: &Resolved, paths: &Paths, printer: &Printer) -> Result<Bu
             break (root, Vec::new());
         }
         lease.set_building(true)?;
-        let layers = viv_image::ensure_layers(&cache, &root, &packages, &progress).map_err(about_packages(spec))?;
+        let layers = viv_image::ensure_layers(&cache, &root, &packages, &progress)
+            .map_err(|error| about_packages(resolved, error))?;
         lease.set_building(false)?;
         if lease.add(layers.iter().map(|layer| layer.path.as_path()))? {
             break (root, layers);
@@ -226,10 +247,14 @@ pub fn build(resolved: &Resolved, paths: &Paths, printer: &Printer) -> Result<Bu
     Ok(Built { artifacts, lease, root, layers })
 }
 
-/// A package that nobody knows may be a command that `--package` has swallowed.
-fn about_packages(spec: &SandboxSpec) -> impl Fn(viv_image::Error) -> viv_image::Error {
-    let maybe_a_command = spec.command.is_empty() && spec.packages.len() > 1;
-    move |error| match error.kind() {
+/// A package that nobody knows may be one that the lock has, or a command that `--package` has swallowed.
+fn about_packages(resolved: &Resolved, error: viv_image::Error) -> viv_image::Error {
+    let error = match &resolved.lock {
+        Some(lock) => lock.explain(error),
+        None => error,
+    };
+    let maybe_a_command = resolved.sandbox.command.is_empty() && resolved.sandbox.packages.len() > 1;
+    match error.kind() {
         viv_image::ErrorKind::NoSuchPackage if maybe_a_command => {
             error.hint("a command comes after `--`: viv run -p git -- make")
         }

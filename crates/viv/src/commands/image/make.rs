@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use serde::Serialize;
-use viv_image::{Cache, ImageConfig, ImageSource, Layer, RootImage};
+use viv_image::{Cache, ImageConfig, ImageSource, Layer, RegistryAccess, RootImage};
 use viv_sandbox::Paths;
 
 use super::short;
@@ -93,7 +93,7 @@ pub(super) fn pull(arguments: &PullArguments, paths: &Paths, printer: &Printer) 
     let mut pulled = Vec::new();
     for source in &arguments.images {
         let source = absolute(source.clone(), &directory);
-        let root = viv_image::ensure_root(&cache, &source, &progress)?;
+        let root = viv_image::pull(&cache, &source, &RegistryAccess::of_environment(), &progress)?;
         if !arguments.json {
             say(&source.to_string(), &root.digest, root.size, printer);
         }

@@ -1,5 +1,6 @@
 //! `viv image`
 
+mod lock;
 mod make;
 mod remove;
 mod show;
@@ -32,6 +33,8 @@ pub fn image(command: &ImageCommand, printer: &Printer) -> Result<u8, Failure> {
         ImageCommand::Inspect(arguments) => show::inspect(arguments, &paths),
         ImageCommand::Rm(arguments) => remove::remove(arguments, &paths, printer),
         ImageCommand::Prune(arguments) => remove::prune(arguments, &paths, printer),
+        ImageCommand::Lock(arguments) => lock::lock(arguments, &paths, printer),
+        ImageCommand::Update(arguments) => lock::update(arguments, &paths, printer),
         ImageCommand::Export(arguments) => make::export(arguments, &paths, printer),
     }
 }
