@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::bench::figures::milliseconds;
 use crate::command;
 
 /// What is measured here.
@@ -15,6 +17,11 @@ pub struct Images<'a> {
     /// A project, and place for files.
     pub directory: &'a Path,
     pub runs: u32,
+}
+
+/// What one round measured, for who watches.
+pub fn said(ours: Duration, floor: Duration) {
+    eprintln!("  {:.0} ms, and {:.0} ms", milliseconds(ours), milliseconds(floor));
 }
 
 /// A set of packages in the cache, removed from it when this is dropped unless it was there before.

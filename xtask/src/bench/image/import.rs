@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::cached::Images;
+use super::cached::{Images, said};
 use crate::bench::figures::{Figure, Pairs};
 use crate::command;
 
@@ -43,6 +43,7 @@ pub fn measure(images: &Images<'_>) -> Result<Figure> {
             (ours, theirs(&registry, &place)?)
         };
         remove(&place)?;
+        said(ours, theirs);
         if run > 0 {
             pairs.push(ours, theirs);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::cached::Images;
+use super::cached::{Images, said};
 use crate::bench::figures::{Figure, median, milliseconds};
 use crate::bench::measure::until_first_byte_and_end;
 use crate::bench::{starts, templates};
@@ -38,6 +38,7 @@ pub fn measure(images: &Images<'_>) -> Result<Vec<Figure>> {
                 let with = timed(&with)?;
                 (timed(options)?, with)
             };
+            said(pair.1, pair.0);
             if run > 0 {
                 pairs.push(pair);
             }

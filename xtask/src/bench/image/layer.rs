@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::cached::{Images, layers};
+use super::cached::{Images, layers, said};
 use crate::bench::figures::{Figure, Pairs};
 use crate::command;
 
@@ -36,6 +36,7 @@ pub fn measure(images: &Images<'_>) -> Result<Figure> {
         } else {
             (ours(images)?, floor.install()?)
         };
+        said(ours, theirs);
         if run > 0 {
             pairs.push(ours, theirs);
         }

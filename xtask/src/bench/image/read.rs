@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::cached::Images;
+use super::cached::{Images, said};
 use super::import::remove;
 use crate::bench::figures::{Figure, Pairs};
 use crate::bench::sandbox::Running;
@@ -77,6 +77,7 @@ pub fn measure(images: &Images<'_>) -> Result<Vec<Figure>> {
                 (read(&layered, list)?, read(&flat, list)?)
             };
             ensure!(ours.0 == theirs.0, "the two images differ: {} bytes and {}", ours.0, theirs.0);
+            said(ours.1, theirs.1);
             if run > 0 {
                 pairs.push(ours.1, theirs.1);
             }
