@@ -19,7 +19,8 @@ use crate::command;
 const GOAL: f64 = 1.0;
 
 /// What goes into the layers, one by one; the last has what the others have not.
-const LAYERS: [&[&str]; 5] = [&["./usr/bin", "./usr/sbin"], &["./usr/lib/x86_64-linux-gnu"], &["./usr/lib"], &["./usr/share"], &["."]];
+const LAYERS: [&[&str]; 5] =
+    [&["./usr/bin", "./usr/sbin"], &["./usr/lib/x86_64-linux-gnu"], &["./usr/lib"], &["./usr/share"], &["."]];
 
 /// The image's name in the registry.
 const NAME: &str = "big:1";

@@ -73,7 +73,9 @@ pub fn image(arguments: &ImageArguments) -> Result<()> {
         println!("{}", serde_json::json!({ "figures": figures, "runs": arguments.runs }));
     } else {
         print_table(&figures, arguments.runs, "floor");
-        println!("\nThe floor of a layer is the image's package manager over the same root, of an import skopeo copy and");
+        println!(
+            "\nThe floor of a layer is the image's package manager over the same root, of an import skopeo copy and"
+        );
         println!("umoci unpack, of reading one erofs image with the same content; of what a set adds to a start, it");
         println!("is the most it may be.");
     }

@@ -195,7 +195,9 @@ mod tests {
         for index in 0..SMALL_FILES {
             lines.push_str(&format!("100 /usr/base/{index}\n"));
         }
-        lines.push_str("100 /usr/layer/small file\n2097152 /usr/layer/large\n2097152 /usr/base/large\n0 /usr/layer/empty\n");
+        lines.push_str(
+            "100 /usr/layer/small file\n2097152 /usr/layer/large\n2097152 /usr/base/large\n0 /usr/layer/empty\n",
+        );
         lines.push_str(&format!("{SEQUENTIAL} /usr/base/huge\n"));
         let all = found(&lines).unwrap();
         let base = all.iter().map(|file| file.path.clone()).filter(|path| path.starts_with("/usr/base")).collect();
