@@ -80,7 +80,7 @@ pub use own_kernel::{
 };
 pub use packages::{Layer, Manager, NPM_MODULES, Package, ensure_layers, forget_packages, remove_unpacked};
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use root::{RootImage, ensure_root, ensure_root_with, pull};
+pub use root::{RootImage, ensure_root, ensure_root_with, known_config, pull};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use source::ImageSource;
 pub use store::{

@@ -8,13 +8,14 @@ use crate::layers::{Scope, layers};
 use crate::registry::{NpmPackage, Registry};
 use crate::support::Host;
 
-/// Has the registry offer these versions of a package.
-fn offer(scope: &Scope, package: &str, versions: &[&str]) {
+/// Has the registry offer these versions of `tool`, and one of `other`.
+fn offer(scope: &Scope, versions: &[&str]) {
     let mut registry = Registry::new();
-    let name = scope.name(package);
+    let [tool, other] = ["tool", "other"].map(|name| scope.name(name));
     for version in versions {
-        registry.npm(&NpmPackage { name: &name, version, program: Some(package), ..NpmPackage::default() });
+        registry.npm(&NpmPackage { name: &tool, version, ..NpmPackage::default() });
     }
+    registry.npm(&NpmPackage { name: &other, version: "1.0.0", ..NpmPackage::default() });
     scope.serve(registry);
 }
 
@@ -23,7 +24,7 @@ fn locked_versions_stay_until_they_are_updated() {
     let Some(scope) = Scope::new() else { return };
     let host = &scope.host;
     let [tool, other] = ["tool", "other"].map(|name| scope.package(name));
-    offer(&scope, "tool", &["1.0.0"]);
+    offer(&scope, &["1.0.0"]);
     host.write("viv.toml", format!("[image]\npackages = [\"{tool}\"]\n"));
     let locked = host.run(&["image", "lock", "--json"]);
     assert_eq!(locked.code, 0, "{locked:?}");
@@ -34,7 +35,7 @@ fn locked_versions_stay_until_they_are_updated() {
     assert!(before.contains("version = \"1.0.0\""), "{before}");
 
     // There is a newer one, and this is not about it.
-    offer(&scope, "tool", &["1.0.0", "2.0.0"]);
+    offer(&scope, &["1.0.0", "2.0.0"]);
     let had = || layers(&host.run(&["image", "build", "--json"]))[0]["packages"].clone();
     assert_eq!(had(), serde_json::json!([format!("{tool}@1.0.0")]));
     let shown = host.run(&["run", "--dry-run", "--", "true"]);

@@ -90,13 +90,19 @@ fn an_image_of_a_registry_runs_as_it_says() {
     let ran = finish(client);
     assert_eq!(ran.code, 0, "{ran:?}");
 
-    // Another entrypoint takes the image's own command away, and its directory; its user stays.
+    // Another entrypoint takes the image's own command away; its user and its variables stay. Nobody but the user's
+    // own may enter the workspace.
     let numeric = format!("oci:{}/{repository}:numeric", registry.host);
     let script = "id -u; id -g; pwd; echo $GREETING; cat /etc/word";
-    let ran = host.run(&small(&numeric, &["--entrypoint", "sh -c", "--", script]));
-    let workspace = host.project();
-    let expected = format!("4321\n4322\n{}\ngood morning\n{repository}", workspace.display());
+    let ran = host.run(&small(&numeric, &["--entrypoint", "sh -c", "--workdir", "/bin", "--", script]));
+    let expected = format!("4321\n4322\n/bin\ngood morning\n{repository}");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, expected.as_str()), "{ran:?}");
+
+    // What is known of it is shown before it runs.
+    let shown = host.run(&["run", "--dry-run", "--json", "--image", &image]);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["exec"]["argv"], json!(["entry", "--flag", "serve"]), "{shown}");
+    assert_eq!((&shown["exec"]["user"], &shown["exec"]["cwd"]), (&"web".into(), &"/srv".into()), "{shown}");
 
     // What has no package manager takes no packages, and is not booted to find out.
     for package in ["git", "npm:prettier"] {
