@@ -124,7 +124,8 @@ fn a_known_set_is_used_where_nothing_could_be_built() {
         until("as many spares are ready as were asked for", || ready(&host).len().to_string() == spares);
     }
     // With other layers it is another machine.
-    let other = host.run(&["run", "-v", "-p", "git,ripgrep", "--", "sh", "-c", "rg --version && ! command -v prettier"]);
+    let other =
+        host.run(&["run", "-v", "-p", "git,ripgrep", "--", "sh", "-c", "rg --version && ! command -v prettier"]);
     assert!(other.code == 0 && !other.is_from_template(), "{other:?}");
     host.assert_nothing_is_left();
 }
