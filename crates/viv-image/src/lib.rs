@@ -82,7 +82,7 @@ pub use packages::{
     Layer, Manager, NPM_MODULES, Package, ensure_layers, forget_packages, known_layers, remove_unpacked,
 };
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use root::{RootImage, default_root, ensure_root, ensure_root_with, pull};
+pub use root::{RootImage, default_root, ensure_root, ensure_root_with, known_config, pull};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use source::ImageSource;
 pub use store::{

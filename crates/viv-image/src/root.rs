@@ -19,7 +19,7 @@ use crate::oci::{self, Lookup, RegistryAccess};
 use crate::progress::{Progress, ProgressEvent};
 use crate::source::ImageSource;
 use crate::sources::SUITE;
-use crate::store::named_image;
+use crate::store::{self, named_image};
 use crate::tools;
 
 /// Changes with how the image is made, where the recipe's text does not show it.
@@ -132,6 +132,22 @@ fn default_of(cache: &Cache, made: Made) -> Option<RootImage> {
         config: ImageConfig::default(),
         pin: None,
     })
+}
+
+/// How the programs of an image are to be run, as far as that can be told without making or fetching anything;
+/// `None` for an image that is not in the cache. Changes nothing.
+#[must_use]
+pub fn known_config(cache: &Cache, source: &ImageSource) -> Option<ImageConfig> {
+    match source {
+        // These have no more than files.
+        ImageSource::Default | ImageSource::Erofs(_) | ImageSource::Tar(_) | ImageSource::Directory(_) => {
+            Some(ImageConfig::default())
+        }
+        ImageSource::Named(name) => store::known_config(cache, name),
+        ImageSource::Oci { .. } | ImageSource::OciArchive { .. } | ImageSource::DockerDaemon(_) => {
+            oci::known_config(cache, source)
+        }
+    }
 }
 
 pub(crate) fn default_recipe() -> Recipe {

@@ -100,6 +100,13 @@ pub(crate) fn ensure(
     Origin::of(source)?.ensure(cache, access, lookup, progress)
 }
 
+/// How the image of one of the three sources above is to be run, if it is in the cache. Nobody is asked.
+pub(crate) fn known_config(cache: &Cache, source: &ImageSource) -> Option<ImageConfig> {
+    let named = cache.peek(&Origin::of(source).ok()?.recipe())?;
+    let image = cache.peek(&image_of(&named).ok()?)?;
+    serde_json::from_str(image.fact(CONFIG)?).ok()
+}
+
 /// Where an image comes from, looked at.
 enum Origin<'a> {
     Registry { reference: Reference, platform: &'a Option<Platform> },

@@ -8,7 +8,7 @@ mod removal;
 
 pub use guess::guess_source;
 pub use names::name_image;
-pub(crate) use names::named_image;
+pub(crate) use names::{known_config, named_image};
 pub use removal::{Freed, Kept as KeptBecause, RemovalRequest, remove_stored};
 
 use std::collections::BTreeMap;

@@ -62,6 +62,11 @@ pub fn name_image(
     named_image(cache, name)
 }
 
+/// How the image of that name is to be run, if there is one.
+pub(crate) fn known_config(cache: &Cache, name: &str) -> Option<ImageConfig> {
+    serde_json::from_str(cache.peek(&recipe(name).ok()?)?.fact(fact::CONFIG)?).ok()
+}
+
 /// The image of that name.
 ///
 /// # Errors

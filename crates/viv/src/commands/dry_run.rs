@@ -8,7 +8,7 @@ use super::prepare::artifacts_to_be;
 use crate::error::Failure;
 use crate::output::{print, print_json};
 use crate::render;
-use crate::resolve::Resolved;
+use crate::resolve::{self, Resolved};
 
 /// What `--dry-run` shows.
 #[derive(Serialize)]
@@ -24,12 +24,18 @@ struct DryRun<'a> {
     to_build: Vec<&'static str>,
 }
 
-/// Prints what would be run, in which machine, and what would have to be built first.
+/// Prints what would be run, in which machine, and what would have to be built first. What the image says of that
+/// is heeded if it is in the cache.
 ///
 /// # Errors
 /// A stdout that cannot be written; a machine that cannot be planned is part of what is shown.
-pub fn dry_run(resolved: &Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
+pub fn dry_run(resolved: &mut Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
     let cache = Cache::open(&paths.cache).ok();
+    let source = resolved.sandbox.image.clone().unwrap_or_default();
+    if let Some(config) = cache.as_ref().and_then(|cache| viv_image::known_config(cache, &source)) {
+        resolve::apply_image_config(resolved, &config);
+    }
+    let resolved = &*resolved;
     let built = cache.as_ref().map(viv_image::is_built);
     let debians = match &resolved.sandbox.kernel {
         Some(choice) => *choice == KernelChoice::Debian,

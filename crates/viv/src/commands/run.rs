@@ -65,7 +65,7 @@ pub fn run_with(
     change(&mut resolved.sandbox.network)?;
     resolved.warnings.extend(warnings.into_iter().map(|message| Warning { message, hint: None }));
     if arguments.dry_run {
-        return dry_run(&resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
+        return dry_run(&mut resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
     }
     viv_sandbox::check_network(&resolved.sandbox.network)?;
     for warning in &resolved.warnings {

@@ -30,7 +30,7 @@ fn a_dev_container_is_as_its_file_has_it() {
         host.own(&project.join(directory));
     }
     host.write(".devcontainer/devcontainer.json", FILE);
-    host.write("data/file", "shared");
+    host.write("data/file", "shared\n");
 
     // Not asked for: it does not count, and that there is one is said to who wants to know more.
     let without = host.run(&["run", "-v", "--", "sh", "-c", "echo $LEVEL; test ! -e log"]);
@@ -76,7 +76,7 @@ fn what_a_sandbox_uses_stays_in_the_cache() {
     assert_eq!(refused.code, 125, "{refused:?}");
     assert!(refused.stderr.contains("stays: ") && refused.stderr.contains("user"), "{refused:?}");
     assert!(std::path::Path::new(&path).exists());
-    assert_eq!(sandbox.ok("echo on"), "on");
+    assert_eq!(sandbox.ok("echo on"), "on\n");
     drop(sandbox);
     assert!(!users(&list()).0.contains(&"user".into()));
     host.assert_nothing_is_left();

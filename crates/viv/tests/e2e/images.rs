@@ -18,14 +18,14 @@ use crate::support::{DEADLINE, Host, Ran, finish};
 mod guest_binary;
 
 /// Small machines: what is tested does not depend on their size.
-const SMALL: [&str; 5] = ["--cpus", "1", "--memory", "512M", "--cold"];
+pub const SMALL: [&str; 5] = ["--cpus", "1", "--memory", "512M", "--cold"];
 
 /// A static program that is many, so that an image needs no other.
 const BUSYBOX: &str = "/busybox";
 
 /// A directory that becomes an erofs file.
-struct Tree {
-    directory: PathBuf,
+pub struct Tree {
+    pub directory: PathBuf,
 }
 
 impl Tree {
@@ -46,7 +46,7 @@ impl Tree {
         self
     }
 
-    fn file(self, path: &str, text: &str) -> Self {
+    pub fn file(self, path: &str, text: &str) -> Self {
         std::fs::write(self.place(path), text).unwrap();
         self
     }
@@ -88,13 +88,13 @@ impl Tree {
     }
 }
 
-fn find_program(name: &str) -> PathBuf {
+pub fn find_program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.exists()).expect(name)
 }
 
 /// A musl distribution's: a shell that is busybox, no bash, no sudo, groups of its own.
-fn like_alpine(host: &Host, name: &str) -> Tree {
+pub fn like_alpine(host: &Host, name: &str) -> Tree {
     let links =
         ["sh", "ash", "cat", "id", "ls", "dd", "sleep", "env", "mkdir", "touch", "stat", "sha256sum", "echo", "true"];
     let tree = Tree::new(host, name)

@@ -7,6 +7,8 @@
 
 mod agent_homes;
 mod agents;
+#[path = "../../../viv-image/tests/languages/archive.rs"]
+mod archive;
 mod canaries;
 mod clock;
 mod devcontainer;
@@ -19,18 +21,30 @@ mod images;
 mod isolation;
 mod kernel;
 mod key_search;
+mod layers;
+#[path = "../../../viv-image/tests/oci/layout.rs"]
+#[expect(dead_code, reason = "not all that an image can have is in those made here")]
+mod layout;
+mod locks;
 #[path = "../../../viv-net/tests/netns/mod.rs"]
 mod netns;
 mod network;
 mod network_attacks;
 mod nix;
+mod oci;
 mod packages;
 mod protocol;
+#[path = "../../../viv-image/tests/languages/registry.rs"]
+#[expect(dead_code, reason = "not all kinds of packages are served here")]
+mod registry;
 mod run;
 mod spares;
 mod support;
 mod template_faults;
 mod templates;
 mod terminal;
+#[path = "../../../viv-image/tests/oci/tools.rs"]
+#[expect(dead_code, reason = "what looks into images is not needed where they are booted")]
+mod tools;
 mod upstream;
 mod workspace;

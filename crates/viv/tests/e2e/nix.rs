@@ -52,12 +52,12 @@ exec "$root/lib/ld-linux-x86-64.so.2" --argv0 "$(basename "$0")" --library-path 
 "#;
 
 /// A host on which the user has a nix with the tests' packages; `None`, loudly, without nix. In CI that is a failure.
-struct Nix {
-    host: Host,
+pub struct Nix {
+    pub host: Host,
 }
 
 impl Nix {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let host = Host::ordinary()?;
         if Command::new("nix-build").arg("--version").stdout(Stdio::null()).status().is_err() {
             assert!(std::env::var_os("CI").is_none(), "nix is not installed: apt install nix-bin");
@@ -112,9 +112,15 @@ impl Nix {
         command.env("NIX_CONFIG", settings);
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
+    /// `viv`, run by that user.
+    pub fn viv(&self, arguments: &[&str]) -> Command {
         let mut viv = self.host.viv(arguments);
         self.environment(&mut viv);
+        viv
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        let mut viv = self.viv(arguments);
         finish(viv.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
