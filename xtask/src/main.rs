@@ -2,7 +2,6 @@
 //!
 //! It builds and runs `viv` from the outside, as a user would, and depends on none of its crates.
 
-mod agents;
 mod bench;
 mod command;
 mod demo;
@@ -68,6 +67,8 @@ enum Bench {
     Peers(bench::PeersArguments),
     /// What the network costs, against the raw link and direct calls
     Net(bench::NetArguments),
+    /// What images and packages cost, against package managers and other tools
+    Image(bench::ImageArguments),
 }
 
 fn main() -> ExitCode {
@@ -91,6 +92,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench { what: Bench::Start(arguments) } => bench::start(&arguments),
         Task::Bench { what: Bench::Peers(arguments) } => bench::peers(&arguments),
         Task::Bench { what: Bench::Net(arguments) } => bench::net(&arguments),
+        Task::Bench { what: Bench::Image(arguments) } => bench::image(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Docs { check } => docs::run(check),
     }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::agents;
 use crate::command;
 use crate::docs;
 use crate::setup;
@@ -131,8 +130,7 @@ fn nextest(filter: Option<&str>) -> Command {
 /// Builds the kernel, the root image and the default template once, so that no test pays for them or
 /// waits for another that does, and names what the tests on real VMs need to know:
 ///
-/// - `VIV_TEST_CACHE_HOME`: the `XDG_CACHE_HOME` that holds the images, for whoever runs the tests, and in
-///   `agents` the real agents;
+/// - `VIV_TEST_CACHE_HOME`: the `XDG_CACHE_HOME` that holds the images, for whoever runs the tests;
 /// - `VIV_TEST_CACHE`: the cache itself, `viv` therein;
 /// - `VIV_TEST_USER`, only for root: an ordinary user with subordinate ids, who has a copy of the
 ///   images, and a template of their own, in the cache of their home directory.
@@ -153,7 +151,6 @@ fn prepare_images(viv: &Path) -> Result<BTreeMap<&'static str, String>> {
         build.env("XDG_CONFIG_HOME", scratch.path()).env("XDG_CACHE_HOME", &cache_home);
         build
     };
-    agents::prepare(&cache_home)?;
     command::run(&mut build()).context("the images could not be built, or no template be made of them")?;
 
     let mut environment = BTreeMap::from([

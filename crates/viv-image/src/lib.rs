@@ -78,9 +78,11 @@ pub use own_kernel::{
     OwnKernel, PreferredKernel, build_own_kernel, find_own_kernel, own_kernel_configuration, own_kernels,
     preferred_kernel, remove_own_kernel, select_kernel,
 };
-pub use packages::{Layer, Manager, NPM_MODULES, Package, ensure_layers, forget_packages, remove_unpacked};
+pub use packages::{
+    Layer, Manager, NPM_MODULES, Package, ensure_layers, forget_packages, known_layers, remove_unpacked,
+};
 pub use progress::{NoProgress, Progress, ProgressEvent};
-pub use root::{RootImage, ensure_root, ensure_root_with, known_config, pull};
+pub use root::{RootImage, default_root, ensure_root, ensure_root_with, known_config, pull};
 pub use scratch::{clone_disk, clone_scratch, copy_sparse, ensure_scratch};
 pub use source::ImageSource;
 pub use store::{

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::bootstrap::{self, DPKG_OPTIONS, FINISH_SCRIPT, Host, NPM_SCRIPT, PACKAGES};
-use crate::cache::{Built, Cache, Outside, Recipe, Stamp, hash_file};
+use crate::cache::{Built, Cache, Made, Outside, Recipe, Stamp, hash_file};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::import;
@@ -91,16 +91,7 @@ fn ensure(
                 Ok(Built { files: vec![("root.erofs".to_owned(), image)], ..Built::default() })
             })?;
             // One file was built, so there is one.
-            made.files
-                .into_iter()
-                .next()
-                .map(|file| RootImage {
-                    path: cache.blob(&file.digest),
-                    digest: file.digest,
-                    size: file.stamp.size,
-                    config: ImageConfig::default(),
-                    pin: None,
-                })
+            default_of(cache, made)
                 .ok_or_else(|| Error::new(ErrorKind::Cache, "the cache's entry of the root image is empty"))
         }
         ImageSource::Erofs(path) => from_file(cache, path, progress),
@@ -141,6 +132,22 @@ pub fn known_config(cache: &Cache, source: &ImageSource) -> Option<ImageConfig> 
             oci::known_config(cache, source)
         }
     }
+}
+
+/// The default root image if it was built, as far as one `stat` tells. Changes nothing.
+#[must_use]
+pub fn default_root(cache: &Cache) -> Option<RootImage> {
+    default_of(cache, cache.peek(&default_recipe())?)
+}
+
+fn default_of(cache: &Cache, made: Made) -> Option<RootImage> {
+    made.files.into_iter().next().map(|file| RootImage {
+        path: cache.blob(&file.digest),
+        digest: file.digest,
+        size: file.stamp.size,
+        config: ImageConfig::default(),
+        pin: None,
+    })
 }
 
 pub(crate) fn default_recipe() -> Recipe {

@@ -4,18 +4,21 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use clap::{Command, CommandFactory};
 use viv_image::Package;
 use viv_proto::network::GATEWAY_LISTENER;
 use viv_sandbox::{
     AgentHome, AgentRequest, AgentStart, AgentWords, NamedPreset, Paths, Prompt, agent_home_of, find_preset, mounts_of,
+    preset_names,
 };
 
-use crate::cli::RunArguments;
+use crate::cli::{Cli, RunArguments};
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::output::Printer;
 use crate::output::clean::clean;
 use crate::resolve::Resolved;
+use crate::settings::file::nearest;
 use crate::settings::layer::Found;
 use crate::settings::values::Size;
 use crate::settings::{DEFAULT_MEMORY, Layer, Origin};
@@ -91,9 +94,14 @@ impl AgentCall {
         };
         let name = &preset.name;
         let AgentWords { prompt, arguments: own } = AgentWords::sort(words).map_err(|flag| {
+            let ours = flag_of_run(&flag);
             let flag = clean(&flag).into_owned();
-            Error::new(ErrorKind::Usage, format!("{flag} stands after {name}, where its prompt is"))
-                .hint(format!("viv's own flags go before it: viv run {flag} {name}"))
+            let error = Error::new(ErrorKind::Usage, format!("{flag} stands after {name}, where its prompt is"));
+            let error = match ours {
+                Some(ours) => error.hint(format!("viv's own flags go before it: viv run {} {name}", clean(&ours))),
+                None => error,
+            };
+            error
                 .hint(format!("{name}'s own go after `--`: viv run {name} -- {flag}"))
                 .hint(format!("a program called {name}: viv run -- env {name} {flag}"))
         })?;
@@ -103,6 +111,8 @@ impl AgentCall {
             (None, Surroundings { terminal: true, .. }) => Prompt::None,
             (None, _) if !own.is_empty() => Prompt::None,
             (None, Surroundings { input: Input::Stream, .. }) => Prompt::Input,
+            // What it would do at a terminal, for whoever pipes that into a pager.
+            (None, _) if arguments.dry_run => Prompt::None,
             (None, _) => {
                 return Err(Error::new(
                     ErrorKind::Usage,
@@ -222,6 +232,34 @@ impl AgentCall {
         let files = if count == 1 { "file" } else { "files" };
         printer.note(&format!("{count} {files} of {}'s configuration imported", self.preset.name));
     }
+}
+
+/// The same if it is one of the flags of `viv run`, such as `--memory` or `-m`, with the place of a value that it takes
+/// and does not have.
+fn flag_of_run(flag: &str) -> Option<String> {
+    let command = Cli::command();
+    let flags =
+        || command.find_subcommand("run").into_iter().flat_map(Command::get_arguments).chain(command.get_arguments());
+    let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+    let found = match name.strip_prefix("--") {
+        Some(long) => flags().find(|argument| argument.get_long() == Some(long)),
+        None => flags().find(|argument| argument.get_short().is_some_and(|short| name.chars().nth(1) == Some(short))),
+    }?;
+    let is_whole = value.is_some() || !found.get_action().takes_values();
+    Some(if is_whole { flag.to_owned() } else { format!("{flag} …") })
+}
+
+/// What was to be run and is not there may be an agent that was misspelt.
+#[must_use]
+pub fn about_program(program: &str, paths: &Paths, mut failure: Failure) -> Failure {
+    // Everything resembles a name of two letters.
+    const SHORTEST: usize = 4;
+    let names = preset_names(&paths.config.join("agents")).unwrap_or_default();
+    let names = names.iter().map(String::as_str).filter(|name| name.len() >= SHORTEST);
+    if let (Some(name), Some(report)) = (nearest(program, names), &mut failure.report) {
+        report.hints.push(format!("did you mean the agent? viv run {name}"));
+    }
+    failure
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! `cargo xtask bench start`: what a start costs. `cargo xtask bench peers`: what it costs others.
-//! `cargo xtask bench net`: what the network costs.
+//! `cargo xtask bench net`: what the network costs. `cargo xtask bench image`: what images and packages cost.
 //!
 //! Most figures have goals and are ratios to a floor, taken in turns with it so that whatever else
 //! the machine does falls on both. The floor of a cold start is a bare boot (see [`floor`]), that of
@@ -7,6 +7,7 @@
 
 mod figures;
 mod floor;
+mod image;
 pub mod measure;
 mod memory;
 mod net;
@@ -25,6 +26,7 @@ use clap::{Args, ValueEnum};
 use crate::setup;
 use crate::workspace::{self, Profile};
 use figures::{Figure, print_table, require_goals};
+pub use image::{ImageArguments, image};
 pub use net::{NetArguments, net};
 pub use peers::{PeersArguments, peers};
 use starts::Starts;

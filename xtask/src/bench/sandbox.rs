@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -78,7 +78,8 @@ pub struct Running<'a> {
 impl<'a> Running<'a> {
     /// Starts one, as `viv run` with `options` does, and waits until a program runs in it.
     pub fn start(viv: &'a Path, directory: &Path, options: &[&str]) -> Result<Self> {
-        let name = format!("bench-{}", std::process::id());
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bench-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         let mut command = Command::new(viv);
         command.args(["run", "--quiet", "--name", &name]).args(options);
         command.args(["--", "sh", "-c", "echo ready; exec sleep infinity"]);

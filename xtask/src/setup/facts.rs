@@ -78,8 +78,6 @@ const PACKAGES: &[Package] = &[
     for_tests("flex", Sign::Program("flex")),
     for_tests("bison", Sign::Program("bison")),
     for_tests("bc", Sign::Program("bc")),
-    // Gets the agents that are run in sandboxes.
-    for_tests("npm", Sign::Program("npm")),
     for_tests("libelf-dev", Sign::File(&["/usr/include/libelf.h"])),
     Package { name: "xz-utils", sign: Sign::Program("xz"), purposes: &[Purpose::Test, Purpose::Peers] },
     // Debian keeps what fills an environment apart from python3.

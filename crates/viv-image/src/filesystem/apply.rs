@@ -1,6 +1,6 @@
 //! From an archive's entries to the tree: which are safe, and what they mean.
 
-use super::archive::{Archive, Kind, Member, shown, too_large};
+use super::archive::{Archive, Kind, Member, shown, too_large, unreadable};
 use super::store::Store;
 use super::tree::{Attributes, Body, PATH_LIMIT, Place, Tree, check_name};
 use super::{Whiteouts, attributes, erofs};
@@ -104,7 +104,7 @@ fn one(
         Kind::Directory => Body::Directory(Default::default()),
         Kind::File => {
             let inline = erofs::room_for_tail(&attributes.extended);
-            Body::File(store.keep(&mut archive.data(), size, inline)?)
+            Body::File(store.keep(&mut archive.data(), size, inline, &unreadable)?)
         }
         Kind::Symlink(target) => {
             if target.is_empty() || target.len() >= PATH_LIMIT || target.contains(&0) {

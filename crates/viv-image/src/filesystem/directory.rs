@@ -144,14 +144,8 @@ impl Source<'_> {
                 let left = limits.bytes.checked_sub(size);
                 limits.bytes = left.ok_or_else(|| too_large("the directory holds more bytes than it may"))?;
                 let inline = erofs::room_for_tail(&attributes.extended);
-                let content = store.keep(&mut File::from(file), size, inline).map_err(|error| match error.kind() {
-                    // It became shorter.
-                    ErrorKind::Corrupt => {
-                        let path = self.path.join(child);
-                        Error::new(ErrorKind::Corrupt, format!("{} changed while it was read", path.display()))
-                    }
-                    _ => error,
-                })?;
+                let path = self.path.join(child);
+                let content = store.keep(&mut File::from(file), size, inline, &|error| unreadable(&path, error))?;
                 (attributes, Body::File(content))
             }
             FileType::Directory => {
@@ -196,6 +190,17 @@ impl Source<'_> {
     }
 }
 
+/// Why a file could not be read, by its name.
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        // It became shorter.
+        io::ErrorKind::UnexpectedEof => {
+            Error::new(ErrorKind::Corrupt, format!("{} changed while it was read", path.display()))
+        }
+        _ => io_error("read", path)(error),
+    }
+}
+
 fn extended_attributes(file: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<Vec<Attribute>> {
     let mut buffer = vec![0; ATTRIBUTES];
     let size = match fs::flistxattr(file, &mut buffer[..]) {
@@ -218,4 +223,19 @@ fn extended_attributes(file: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let said = |error| unreadable(Path::new("/srv/tree/etc/x"), error);
+        let failed = said(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+        assert_eq!((*failed.kind(), failed.to_string()), (ErrorKind::Io, "cannot read /srv/tree/etc/x".to_owned()));
+        let shorter = said(io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(*shorter.kind(), ErrorKind::Corrupt);
+        assert_eq!(shorter.to_string(), "/srv/tree/etc/x changed while it was read");
+    }
 }

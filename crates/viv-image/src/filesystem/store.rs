@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::archive::{too_large, unreadable};
-use crate::error::{Result, free_bytes, io_error, no_space};
+use super::archive::too_large;
+use crate::error::{Error, Result, free_bytes, io_error, no_space};
 
 pub(super) const BLOCK: usize = 4096;
 /// Written at once.
@@ -76,8 +76,15 @@ impl Store {
     }
 
     /// Keeps `size` bytes of `reader`. What is left after the last whole block goes to the spool if it is
-    /// at most `inline` bytes, else into a block of its own.
-    pub(super) fn keep(&mut self, reader: &mut dyn Read, size: u64, inline: usize) -> Result<Content> {
+    /// at most `inline` bytes, else into a block of its own. What cannot be read is the error that
+    /// `unreadable` makes of it.
+    pub(super) fn keep(
+        &mut self,
+        reader: &mut dyn Read,
+        size: u64,
+        inline: usize,
+        unreadable: &dyn Fn(io::Error) -> Error,
+    ) -> Result<Content> {
         let start = self.position()?;
         let tail = (size % BLOCK as u64) as usize;
         let mut left = size - tail as u64;

@@ -75,6 +75,29 @@ pub fn ensure_layers(
     packages: &[Package],
     progress: &dyn Progress,
 ) -> Result<Vec<Layer>> {
+    stacked(base, packages, |over, manager, set| ensure_set(cache, over, manager, set, progress))
+}
+
+/// What [`ensure_layers`] would find there, as far as one `stat` per file tells; none if it had to build something.
+/// Changes nothing.
+#[must_use]
+pub fn known_layers(cache: &Cache, base: &RootImage, packages: &[Package]) -> Option<Vec<Layer>> {
+    let known = |over: &Stack<'_>, manager, set: &[Package]| match plan::recipe(manager) {
+        Some(how) => {
+            let made = cache.peek(&recipe(set, &place(over, manager, &how)));
+            layers_of(cache, &made.ok_or_else(|| Error::new(ErrorKind::NotFound, "not in the cache"))?)
+        }
+        None => Ok(Vec::new()),
+    };
+    stacked(base, packages, known).ok()
+}
+
+/// The layers of all sets, each of which `layers_of_set` gives over what lies below it.
+fn stacked(
+    base: &RootImage,
+    packages: &[Package],
+    layers_of_set: impl Fn(&Stack<'_>, Manager, &[Package]) -> Result<Vec<Layer>>,
+) -> Result<Vec<Layer>> {
     let mut layers: Vec<Layer> = Vec::new();
     let mut below = 0;
     for manager in [Manager::System, Manager::Npm, Manager::Pip, Manager::Cargo] {
@@ -82,8 +105,7 @@ pub fn ensure_layers(
         if set.is_empty() {
             continue;
         }
-        let over = Stack { base, layers: &layers[..below] };
-        let more = ensure_set(cache, &over, manager, &set, progress)?;
+        let more = layers_of_set(&Stack { base, layers: &layers[..below] }, manager, &set)?;
         layers.extend(more);
         if manager == Manager::System {
             below = layers.len();
@@ -92,14 +114,14 @@ pub fn ensure_layers(
     Ok(layers)
 }
 
-/// Has packages looked up anew the next time they are asked for, whatever their version, with fresh lists; all
-/// there are if `names` is empty. Layers that are used stay where they are.
+/// Has packages looked up anew the next time they are asked for, whatever their version, with fresh lists.
+/// Layers that are used stay where they are.
 ///
 /// # Errors
 /// Those of the cache; [`ErrorKind::Namespaces`] for a user without subordinate ids.
 pub fn forget_packages(cache: &Cache, names: &[Package]) -> Result<()> {
     let is_named = |installed: &Package| {
-        names.is_empty() || names.iter().any(|name| (name.manager, &name.name) == (installed.manager, &installed.name))
+        names.iter().any(|name| (name.manager, &name.name) == (installed.manager, &installed.name))
     };
     let kept = cache.kept(KIND)?;
     let has_one = |made: &Made| {
@@ -146,14 +168,19 @@ fn ensure_set(
 ) -> Result<Vec<Layer>> {
     let Some(how) = plan::recipe(manager) else { return Ok(Vec::new()) };
     let place = place(over, manager, &how);
-    let recipe = Recipe {
+    let made = cache.ensure(&recipe(set, &place), progress, |staging| {
+        build_set(cache, staging, over, (manager, set), &how, &place, progress)
+    })?;
+    layers_of(cache, &made)
+}
+
+/// What makes a set's layers.
+fn recipe(set: &[Package], place: &str) -> Recipe {
+    Recipe {
         kind: KIND,
         text: format!("{}\n{place}", build::names(set)),
         what: format!("packages {}", build::names(set)),
-    };
-    let made = cache
-        .ensure(&recipe, progress, |staging| build_set(cache, staging, over, (manager, set), &how, &place, progress))?;
-    layers_of(cache, &made)
+    }
 }
 
 /// What a set's layers are for, beside the set: what lies below, and how they are made.

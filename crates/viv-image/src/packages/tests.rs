@@ -45,6 +45,21 @@ fn each_package_once_and_in_one_version() {
 }
 
 #[test]
+fn what_is_there_is_found_and_nothing_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let base = image("base");
+    known(&cache, &base, &["a@1"]);
+    let found = |base: &RootImage, text: &str| known_layers(&cache, base, &packages(text)).map(|it| contents(&it));
+    assert_eq!(found(&base, "a"), Some(vec!["a@1".to_owned()]));
+    assert_eq!(found(&base, ""), Some(Vec::new()));
+    for missing in ["b", "a b", "a npm:b", "a@2", "a@1 a@2"] {
+        assert_eq!(found(&base, missing), None, "{missing}");
+    }
+    assert_eq!(found(&image("other"), "a"), None);
+}
+
+#[test]
 fn what_is_known_is_used_and_the_larger_set_first() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();

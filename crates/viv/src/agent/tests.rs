@@ -2,11 +2,11 @@ use clap::Parser;
 use viv_sandbox::Paths;
 
 use super::*;
-use crate::cli::{Cli, Command};
+use crate::cli;
 
 fn arguments(words: &[&str]) -> RunArguments {
     match Cli::try_parse_from(["viv", "run"].iter().chain(words)).unwrap().command {
-        Command::Run(arguments) => *arguments,
+        cli::Command::Run(arguments) => *arguments,
         other => panic!("{other:?}"),
     }
 }
@@ -41,6 +41,7 @@ fn where_the_prompt_is_decides_how_an_agent_is_started() {
             Err("there is no terminal here, and nothing for claude to do".to_owned())
         );
     }
+    assert_eq!(prompt(&["--dry-run", "claude"], IN_A_JOB), Ok(Prompt::None));
     // What is typed at viv while it works is not for an agent that has its prompt.
     assert!(!call(&["claude", "fix it"], TYPED_AT).unwrap().unwrap().takes_input());
     for (words, surroundings) in
@@ -58,6 +59,31 @@ fn the_dashes_divide_the_prompt_from_the_agents_own_flags() {
     // Before the agent's name they are viv's, and end its flags.
     assert_eq!(own(&["--", "claude", "--", "-p", "x"]).unwrap(), ["-p", "x"]);
     assert_eq!(own(&["claude", "-p", "x"]).unwrap_err(), "-p stands after claude, where its prompt is");
+}
+
+#[test]
+fn flags_after_the_name_are_told_apart() {
+    let shown = |flag: &str| flag_of_run(flag).unwrap_or_default();
+    assert_eq!(
+        ["--memory", "--memory=2G", "-p", "--json", "-q"].map(shown),
+        ["--memory …", "--memory=2G", "-p …", "--json", "-q"]
+    );
+    assert_eq!(["--resume", "--model=x", "-Z", "-"].map(shown), [""; 4]);
+}
+
+#[test]
+fn a_misspelt_agent_is_offered() {
+    let directory = tempfile::tempdir().unwrap();
+    let below = |name: &str| directory.path().join(name);
+    let paths = Paths { runtime: below("run"), state: below("state"), cache: below("cache"), config: below("config") };
+    let hints = |program: &str| {
+        let failure = Failure::from(Error::new(ErrorKind::NotFound, format!("{program}: not found")));
+        about_program(program, &paths, failure).report.unwrap().hints
+    };
+    assert_eq!(hints("clude"), ["did you mean the agent? viv run claude"]);
+    for program in ["pip", "make", "cargo", "./x"] {
+        assert_eq!(hints(program), [""; 0], "{program}");
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ Examples:
   viv template build                     the one for `viv run` in this directory
   viv template build --memory 8G --cpus 4
   viv template build --force             anew, though there is one")]
-    Build(BuildArguments),
+    Build(Box<BuildArguments>),
     /// Remove templates
     #[command(after_help = "\
 Examples:

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use viv_image::{Cache, Package, default_root, known_layers};
 use viv_sandbox::{HomeInfo, Paths, PresetSource, clear_home, find_preset, list_homes, preset_names};
 
 use super::manage::age_of;
@@ -35,11 +36,20 @@ struct Listed {
     version: Option<String>,
     packages: Vec<String>,
     gateway: Vec<String>,
+    /// Bytes of its packages over the default image, if they are there.
+    installed_size: Option<u64>,
     source: PresetSource,
 }
 
 fn ls(arguments: &AgentListArguments, paths: &Paths, printer: &Printer) -> Result<u8, Failure> {
     let directory = paths.config.join("agents");
+    // A cache that is not there yet is not made for this.
+    let cache = if paths.cache.is_dir() { Some(Cache::open(&paths.cache)?) } else { None };
+    let base = cache.as_ref().and_then(|cache| Some((cache, default_root(cache)?)));
+    let installed_size = |packages: &[Package]| {
+        let (cache, root) = base.as_ref()?;
+        Some(known_layers(cache, root, packages)?.iter().map(|layer| layer.size).sum())
+    };
     let mut listed = Vec::new();
     let mut code = 0;
     for name in preset_names(&directory)? {
@@ -47,6 +57,7 @@ fn ls(arguments: &AgentListArguments, paths: &Paths, printer: &Printer) -> Resul
         match find_preset(&name, &directory) {
             Ok(Some(found)) => listed.push(Listed {
                 version: found.preset.version().map(str::to_owned),
+                installed_size: installed_size(&found.preset.packages),
                 packages: found.preset.packages.iter().map(ToString::to_string).collect(),
                 name: found.name,
                 description: found.preset.description,
@@ -81,10 +92,11 @@ fn render_list(listed: &[Listed]) -> String {
             clean(&agent.description).into_owned(),
             agent.version.clone().unwrap_or_else(|| "-".to_owned()),
             agent.gateway.join(","),
+            agent.installed_size.map_or_else(|| "-".to_owned(), human_bytes),
             source,
         ]
     };
-    table(&["NAME", "AGENT", "VERSION", "GATEWAY", "SOURCE"], &listed.iter().map(row).collect::<Vec<_>>())
+    table(&["NAME", "AGENT", "VERSION", "GATEWAY", "INSTALLED", "SOURCE"], &listed.iter().map(row).collect::<Vec<_>>())
 }
 
 fn show(arguments: &AgentShowArguments, paths: &Paths) -> Result<u8, Failure> {

@@ -11,7 +11,7 @@ use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::prepare::Asked;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
-use crate::agent::{AgentCall, Surroundings};
+use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::cli::RunArguments;
 use crate::devcontainer::SetupCommand;
 use crate::environment::HostEnvironment;
@@ -85,7 +85,7 @@ pub fn run_with(
         let (exec, setup, timeout) = (resolved.exec.clone(), resolved.setup.clone(), resolved.timeout);
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
-        let start = StartRequest { plan, paths, executable, keys, withheld };
+        let start = StartRequest { plan, paths: paths.clone(), executable, keys, withheld };
         let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
         let deploy_key = arguments.network.deploy_key;
         let program = Program { exec, setup, takes_input, secrets, deploy_key, timeout, began };
@@ -95,7 +95,10 @@ pub fn run_with(
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
-    let Ran { exit_code, signal, timed_out, timings } = ran?;
+    let Ran { exit_code, signal, timed_out, timings } = ran.map_err(|failure| match arguments.command.first() {
+        Some(program) if failure.code == exit_code::NOT_FOUND => about_program(program, &paths, failure),
+        _ => failure,
+    })?;
     printer.event(&JsonEvent::Result { id: &resolved.sandbox.id, exit_code, signal, timed_out, timings });
     Ok((exit_code, resolved.sandbox.id))
 }

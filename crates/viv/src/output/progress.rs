@@ -78,7 +78,7 @@ impl Progress for ProgressReporter<'_> {
                 if let Some(bar) = &current.bar {
                     if bar.length() != Some(total) {
                         bar.set_length(total);
-                        bar.set_style(style("{spinner:.cyan} {msg} [{bar:24.cyan}] {percent}%"));
+                        bar.set_style(style("{spinner:.cyan} [{bar:24.cyan}] {percent:>3}% {wide_msg}"));
                     }
                     bar.set_position(done.min(total));
                 }
@@ -104,8 +104,9 @@ impl Progress for ProgressReporter<'_> {
     }
 }
 
+/// What varies in length comes last, and is cut at the terminal's edge.
 fn spinner(what: &str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {msg} {elapsed}"));
+    let bar = ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {elapsed:>4} {wide_msg}"));
     bar.set_message(clean(&format!("making {what}")).into_owned());
     bar.enable_steady_tick(Duration::from_millis(120));
     bar

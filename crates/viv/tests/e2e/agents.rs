@@ -1,8 +1,10 @@
 //! The agents themselves, from their packages, called by name, at work in a sandbox against a scripted model.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use viv_testkit::{Options, ScriptedModel, Step};
@@ -15,18 +17,10 @@ use crate::terminal::Pane;
 /// Ten times what the slowest of them took on a machine of two busy cores, without KVM.
 const DEADLINE: Duration = Duration::from_secs(1800);
 
-/// Where the guest has what `cargo xtask test` installed.
-const INSIDE: &str = "/opt/agents";
-
-fn agents() -> Option<PathBuf> {
-    let directory = PathBuf::from(std::env::var_os("VIV_TEST_CACHE_HOME")?).join("agents");
-    if !directory.join("installed").exists() {
-        let missing = format!("{} has no agents: run the tests with `cargo xtask test`", directory.display());
-        assert!(std::env::var_os("CI").is_none(), "{missing}");
-        eprintln!("SKIPPED: {missing}");
-        return None;
-    }
-    Some(directory)
+/// A host whose npm is configured as it is for whoever runs the tests. What agents are installed from it stays in the
+/// cache.
+fn host() -> Option<Host> {
+    Some(Host::ordinary()?.with_own_clients())
 }
 
 /// How one of them is told what to do.
@@ -40,39 +34,14 @@ enum Told {
     ByInput,
 }
 
-/// One of them, its model API, and how it is told.
+/// One of them, its model API, and how it is told. The slowest comes first.
 const AGENTS: [(&str, &str, Told); 3] = [
+    ("gemini", "gemini", Told::ByInput),
     ("claude", "anthropic", Told::Natively("-p")),
     ("codex", "openai", Told::InWords),
-    ("gemini", "gemini", Told::ByInput),
 ];
 
-/// The presets as they are, but for where the programs are.
-fn install(host: &Host) {
-    let directory = host.path("config/viv/agents");
-    std::fs::create_dir(&directory).unwrap();
-    for (name, ..) in AGENTS {
-        let shown = host.run(&["agent", "show", name]);
-        assert_eq!(shown.code, 0, "{shown:?}");
-        let mut preset: toml::Table = shown.stdout.parse().unwrap();
-        let mut changed = toml::Table::from_iter([("packages".to_owned(), toml::Value::Array(Vec::new()))]);
-        for key in ["interactive", "headless"] {
-            let mut words = preset.remove(key).unwrap();
-            for word in words.as_array_mut().unwrap() {
-                let text = word.as_str().unwrap();
-                let moved = text.strip_prefix("{npm:").and_then(|rest| rest.split_once('}')).map(|(package, path)| {
-                    // The native program is published as a version of this package, and installed beside it.
-                    let package = if package == "@openai/codex" { "@openai/codex-linux-x64" } else { package };
-                    format!("{INSIDE}/node_modules/{package}{path}")
-                });
-                *word = moved.unwrap_or_else(|| text.to_owned()).into();
-            }
-            changed.insert(key.to_owned(), words);
-        }
-        std::fs::write(directory.join(format!("{name}.toml")), changed.to_string()).unwrap();
-    }
-    host.own(&directory);
-}
+const PROMPT: &str = "add in calc.py is wrong: mend it, and run the tests.";
 
 /// A program with an error in it, and the test that finds it.
 const PROJECT: [(&str, &str); 2] = [
@@ -86,10 +55,7 @@ const PROJECT: [(&str, &str); 2] = [
 
 #[test]
 fn agents_called_by_name_mend_a_program_with_keys_that_they_never_have() {
-    const PROMPT: &str = "add in calc.py is wrong: mend it, and run the tests.";
-    let (Some(host), Some(agents)) = (Host::ordinary(), agents()) else { return };
-    install(&host);
-    let mount = format!("{}:{INSIDE}:ro", agents.display());
+    let Some(host) = host() else { return };
     let key = canary();
     let models = AGENTS.map(|(name, ..)| {
         let script = vec![
@@ -103,49 +69,22 @@ fn agents_called_by_name_mend_a_program_with_keys_that_they_never_have() {
     let upstreams: Vec<(&str, &ScriptedModel, &str)> =
         AGENTS.iter().zip(&models).map(|((_, upstream, _), model)| (*upstream, model, "env:MODEL_KEY")).collect();
     configure(&host, &upstreams);
-    // One without a key is refused by name, before anything starts.
+    // One without a key is refused by name, before anything is installed or starts.
     let keyless = host.run(&["run", "claude", PROMPT]);
     assert!(keyless.code == 125 && keyless.stderr.contains("the key of anthropic is not there"), "{keyless:?}");
 
-    for ((name, _, told), model) in AGENTS.iter().zip(&models) {
-        let project = host.project().join(name);
-        std::fs::create_dir(&project).unwrap();
-        host.own(&project);
-        for (file, content) in PROJECT {
-            host.write(&format!("{name}/{file}"), content);
+    // Two at a time: a machine is emulated by hardly more than one processor.
+    let waiting = Mutex::new(AGENTS.iter().zip(&models).collect::<VecDeque<_>>());
+    let next = || waiting.lock().unwrap().pop_front();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(((name, _, told), model)) = next() {
+                    mends_the_program(&host, name, *told, model, &key);
+                }
+            });
         }
-        let mut words = vec!["run", "--quiet", "--workspace", name, "--mount", &mount, name];
-        match told {
-            Told::Natively(flag) => words.extend(["--", flag, PROMPT]),
-            Told::InWords => words.extend(PROMPT.split(' ')),
-            Told::ByInput => {}
-        }
-        let mut viv = host.viv(&words);
-        viv.env("MODEL_KEY", &key).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Told::ByInput = told {
-            viv.stdin(Stdio::piped());
-        }
-        let began = Instant::now();
-        let mut viv = viv.spawn().unwrap();
-        if let Some(mut input) = viv.stdin.take() {
-            input.write_all(PROMPT.as_bytes()).unwrap();
-        }
-        let ran = finish_within(viv, DEADLINE);
-        eprintln!("{name}: {:?}", began.elapsed());
-        assert_eq!(ran.code, 0, "{name}: {ran:?}");
-        assert!(ran.stdout.contains(&format!("The test passes now, says {name}.")), "{ran:?}");
-        let read = |file: &str| std::fs::read_to_string(project.join(file)).unwrap();
-        assert_eq!(read("calc.py"), "def add(a, b):\n    return a + b\n");
-        assert!(read("tested").ends_with("OK\n"), "{}", read("tested"));
-
-        let requests = model.requests();
-        assert!(requests.iter().filter(|request| request.method == "POST").count() >= 4, "{}", requests.len());
-        for request in &requests {
-            let headers = format!("{:?}", request.headers);
-            assert!(headers.contains(&key) && !headers.contains("sk-viv-"), "{name}: {headers}");
-            assert!(!String::from_utf8_lossy(&request.body).contains("sk-viv-"), "{name}: {}", request.path);
-        }
-    }
+    });
     // What was told to whom is remembered on the host, outside of the projects and of the user's own.
     for (name, ..) in AGENTS {
         let listed = host.run(&["agent", "home", name, "--workspace", name, "--json"]);
@@ -157,6 +96,47 @@ fn agents_called_by_name_mend_a_program_with_keys_that_they_never_have() {
         assert!(grep.args(["-rlsq", "calc.py is wrong"]).arg(&path).status().unwrap().success(), "{name}");
     }
     host.assert_nothing_is_left();
+}
+
+/// Has an agent do its work in a project of its own.
+fn mends_the_program(host: &Host, name: &str, told: Told, model: &ScriptedModel, key: &str) {
+    let project = host.project().join(name);
+    std::fs::create_dir(&project).unwrap();
+    host.own(&project);
+    for (file, content) in PROJECT {
+        host.write(&format!("{name}/{file}"), content);
+    }
+    let mut words = vec!["run", "--quiet", "--workspace", name, name];
+    match told {
+        Told::Natively(flag) => words.extend(["--", flag, PROMPT]),
+        Told::InWords => words.extend(PROMPT.split(' ')),
+        Told::ByInput => {}
+    }
+    let mut viv = host.viv(&words);
+    viv.env("MODEL_KEY", key).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Told::ByInput = told {
+        viv.stdin(Stdio::piped());
+    }
+    let began = Instant::now();
+    let mut viv = viv.spawn().unwrap();
+    if let Some(mut input) = viv.stdin.take() {
+        input.write_all(PROMPT.as_bytes()).unwrap();
+    }
+    let ran = finish_within(viv, DEADLINE);
+    eprintln!("{name}: {:?}", began.elapsed());
+    assert_eq!(ran.code, 0, "{name}: {ran:?}");
+    assert!(ran.stdout.contains(&format!("The test passes now, says {name}.")), "{ran:?}");
+    let read = |file: &str| std::fs::read_to_string(project.join(file)).unwrap();
+    assert_eq!(read("calc.py"), "def add(a, b):\n    return a + b\n");
+    assert!(read("tested").ends_with("OK\n"), "{}", read("tested"));
+
+    let requests = model.requests();
+    assert!(requests.iter().filter(|request| request.method == "POST").count() >= 4, "{}", requests.len());
+    for request in &requests {
+        let headers = format!("{:?}", request.headers);
+        assert!(headers.contains(key) && !headers.contains("sk-viv-"), "{name}: {headers}");
+        assert!(!String::from_utf8_lossy(&request.body).contains("sk-viv-"), "{name}: {}", request.path);
+    }
 }
 
 /// A screen without what depends on the width, empty lines and the end of lines.
@@ -179,11 +159,10 @@ fn wait_long(pane: &Pane<'_>, what: &str, so: impl Fn(&str) -> bool) -> String {
 #[test]
 fn claude_at_a_terminal_asks_nothing_and_goes_on_tomorrow_where_it_was() {
     const ANSWER: &str = "It is mended, says the model.";
-    let (Some(host), Some(agents)) = (Host::ordinary(), agents()) else { return };
-    install(&host);
+    let Some(host) = host() else { return };
     let model = ScriptedModel::start(Options { script: vec![Step::text(ANSWER)], ..Options::default() });
     configure(&host, &[("anthropic", &model, "none")]);
-    let run = format!("{} run --quiet --mount {}:{INSIDE}:ro claude", host.executable().display(), agents.display());
+    let run = format!("{} run --quiet claude", host.executable().display());
     let ready = |screen: &str| screen.contains("bypass permissions on") && screen.contains('❯');
 
     let pane = Pane::open(&host, 100, 30);

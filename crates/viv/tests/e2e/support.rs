@@ -135,9 +135,16 @@ impl Host {
         self
     }
 
-    /// The same host, on which package managers are configured as they are for whoever runs the tests.
+    /// The same host, on which package managers are configured as they are for whoever runs the tests; of what another
+    /// user cannot read, npm alone.
     pub fn with_own_clients(mut self) -> Self {
         self.own_clients = true;
+        let settings = std::env::home_dir().and_then(|home| std::fs::read(home.join(".npmrc")).ok());
+        if let Some(settings) = settings.filter(|_| self.user.is_some()) {
+            let copy = self.path("home/.npmrc");
+            std::fs::write(&copy, settings).unwrap();
+            self.own(&copy);
+        }
         self
     }
 
@@ -190,10 +197,9 @@ impl Host {
     fn roots_command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.project()).env_clear().stdin(Stdio::null());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.path("home"));
         if self.own_clients {
-            command.envs(std::env::vars_os());
-        } else {
-            command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.path("home"));
+            command.envs(std::env::vars_os().filter(|(name, _)| self.user.is_none() || name != "HOME"));
         }
         command.env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
         command.env("XDG_CACHE_HOME", &self.cache_home).env("XDG_CONFIG_HOME", self.path("config"));

@@ -28,8 +28,9 @@ pub(super) fn update(arguments: &UpdateArguments, paths: &Paths, printer: &Print
         let progress = ProgressReporter::new(printer);
         viv_image::pull(&cache, &project.source, &RegistryAccess::of_environment(), &progress)?;
     }
-    // Else what is known of them would do.
-    viv_image::forget_packages(&cache, &arguments.packages)?;
+    // Else what is known of them would do. Other projects' stay.
+    let anew = if arguments.packages.is_empty() { &project.asked } else { &arguments.packages };
+    viv_image::forget_packages(&cache, anew)?;
     project.write(file, &arguments.lock, paths, printer)
 }
 
