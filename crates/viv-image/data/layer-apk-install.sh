@@ -1,7 +1,7 @@
 # INSTALL of a layer of Alpine packages: $@ are NAME or NAME=VERSION, fetched before. Runs as root of the
 # image without a network; the packages' scripts run here.
 set -eu
-apk add --no-network --no-interactive --cache-dir /viv-build/work/archives "$@" 3>&-
+apk add --no-network --no-interactive --cache-dir /viv-build/job/archives "$@" 3>&-
 for package in "$@"; do
     name=${package%%=*}
     # NAME-VERSION

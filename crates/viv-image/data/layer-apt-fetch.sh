@@ -3,8 +3,8 @@
 # $APT_CONFIG.
 set -eu
 cache=/viv-build/cache
-archives=/viv-build/work/archives
-mkdir -p "$cache/lists/partial" "$archives/partial" /viv-build/work/log
+archives=/viv-build/job/archives
+mkdir -p "$cache/lists/partial" "$archives/partial" /viv-build/job/log
 
 # Lists are read again when they are old, when others are asked for, and when they were not read to the
 # end.

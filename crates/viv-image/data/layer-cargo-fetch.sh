@@ -2,7 +2,7 @@
 # is given answers questions, and compiles nothing. So no build script runs, and cargo alone decides
 # what is needed.
 set -eu
-compiler=/viv-build/work/compiler
+compiler=/viv-build/job/compiler
 cat >"$compiler" <<'SH'
 #!/bin/sh
 for word; do
@@ -10,24 +10,24 @@ for word; do
         -vV | --print | --print=*) exec "$@" ;;
     esac
 done
-: >/viv-build/work/compiling
+: >/viv-build/job/compiling
 exit 1
 SH
 chmod 0755 "$compiler"
 
-said=/viv-build/work/cargo.txt
+said=/viv-build/job/cargo.txt
 fetch() {
-    rm -f /viv-build/work/compiling
-    RUSTC_WRAPPER="$compiler" CARGO_TARGET_DIR=/viv-build/work/fetched cargo install \
-        --config /viv-build/files/config.toml --locked --force --no-track --root /viv-build/work/none \
+    rm -f /viv-build/job/compiling
+    RUSTC_WRAPPER="$compiler" CARGO_TARGET_DIR=/viv-build/job/fetched cargo install \
+        --config /viv-build/files/config.toml --locked --force --no-track --root /viv-build/job/none \
         -- "$1" >"$said" 2>&1 3>&- || :
-    [ -e /viv-build/work/compiling ]
+    [ -e /viv-build/job/compiling ]
 }
 
 for spec; do
     echo "step fetching $spec by cargo" >&3
     if fetch "$spec"; then
-        sed -n 's/^ *Installing \([^ ]*\) v\([^ ]*\).*$/\1@\2/p' "$said" >>/viv-build/work/crates
+        sed -n 's/^ *Installing \([^ ]*\) v\([^ ]*\).*$/\1@\2/p' "$said" >>/viv-build/job/crates
         continue
     fi
     cat "$said"

@@ -5,4 +5,4 @@ while read -r crate; do
     cargo install --config /viv-build/files/config.toml --offline --locked --force --no-track --root /usr/local \
         -- "$crate" 3>&- </dev/null
     echo "package ${crate%@*} ${crate#*@}" >&3
-done </viv-build/work/crates
+done </viv-build/job/crates

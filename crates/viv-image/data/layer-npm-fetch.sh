@@ -4,7 +4,7 @@ set -eu
 echo "step fetching $(echo "$@" | sed 's/ /, /g') from npm" >&3
 
 # What npm says comes with the error, whatever becomes of it.
-said=/viv-build/work/npm.txt
+said=/viv-build/job/npm.txt
 if npm install --global --ignore-scripts -- "$@" >"$said" 2>&1 3>&-; then
     exit 0
 fi

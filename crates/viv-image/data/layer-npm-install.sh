@@ -5,7 +5,7 @@ set -eu
 if [ -e /usr/include/node/node.h ]; then
     export npm_config_nodedir=/usr
 fi
-node - "$@" >/viv-build/work/scripts <<'JS'
+node - "$@" >/viv-build/job/scripts <<'JS'
 const { existsSync, readdirSync, readFileSync, writeSync } = require("fs");
 const modules = "/usr/local/lib/node_modules";
 const read = (directory) => {
@@ -47,13 +47,13 @@ for (const spec of process.argv.slice(2)) {
 for (const [spec, name] of found) console.log(optional.has(name) && !needed.has(name) ? "optional" : "needed", spec);
 JS
 
-needed=$(sed -n 's/^needed //p' /viv-build/work/scripts)
+needed=$(sed -n 's/^needed //p' /viv-build/job/scripts)
 if [ -n "$needed" ]; then
     echo 'step running the scripts of npm packages' >&3
     # shellcheck disable=SC2086 # one word each
     npm rebuild --global --foreground-scripts -- $needed 3>&-
 fi
 # A package works without what it has as optional: npm itself goes on, too.
-for spec in $(sed -n 's/^optional //p' /viv-build/work/scripts); do
+for spec in $(sed -n 's/^optional //p' /viv-build/job/scripts); do
     npm rebuild --global --foreground-scripts -- "$spec" 3>&- || echo "$spec is optional: going on without it"
 done

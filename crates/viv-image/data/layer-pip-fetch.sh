@@ -8,10 +8,10 @@ for installed in /usr/local/lib/python3*/dist-packages/*.dist-info /usr/local/li
     name=${installed##*/}
     name=${name%.dist-info}
     [ ! -d "$installed" ] || echo "${name%%-*}==${name#*-}"
-done >/viv-build/work/constraints
+done >/viv-build/job/constraints
 
-said=/viv-build/work/pip.txt
-if python3 -m pip download --only-binary :all: --dest /viv-build/work/wheels --constraint /viv-build/work/constraints \
+said=/viv-build/job/pip.txt
+if python3 -m pip download --only-binary :all: --dest /viv-build/job/wheels --constraint /viv-build/job/constraints \
     -- "$@" >"$said" 2>&1 3>&-; then
     exit 0
 fi
@@ -31,7 +31,7 @@ def split(requirement):
     return re.sub(r"[-_.]+", "-", name).lower(), name, version.removeprefix("==")
 
 
-with open("/viv-build/work/pip.txt") as file:
+with open("/viv-build/job/pip.txt") as file:
     said = file.read()
 missing = re.search(r"No matching distribution found for ([A-Za-z0-9._-]+)", said)
 # An index that does not answer looks like one without the package.

@@ -2,7 +2,7 @@
 # downloaded, and says which versions they are.
 set -eu
 echo 'step installing Python packages' >&3
-python3 -m pip install --quiet --no-index --no-deps /viv-build/work/wheels/*.whl 3>&-
+python3 -m pip install --quiet --no-index --no-deps /viv-build/job/wheels/*.whl 3>&-
 # Isolated: nothing but what is installed is looked at.
 python3 -I - "$@" <<'PYTHON'
 import importlib.metadata, os, re, sys

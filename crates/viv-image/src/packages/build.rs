@@ -135,7 +135,7 @@ impl Build<'_> {
         // Owned by the root in there, as the directories of a system are; the first becomes the root
         // directory of what is seen.
         let bench = &self.bench.name;
-        let own = ["upper", "work", "tmp", "inside/work", "inside/cache", "inside/files", "inside/home"];
+        let own = ["upper", "work", "tmp", "inside/job", "inside/cache", "inside/files", "inside/home"];
         let own: Vec<String> = own.iter().map(|name| format!("{bench}/{name}")).chain([downloads.clone()]).collect();
         let mut arguments = vec!["-p", "-m", "0755", "--"];
         arguments.extend(own.iter().map(String::as_str));
@@ -178,7 +178,7 @@ impl Build<'_> {
         let mut binds = vec![
             bind(&format!("{bench}/tmp"), "/tmp", true)?,
             bind(&format!("{bench}/inside"), "/viv-build", true)?,
-            bind(&format!("{bench}/inside/work"), "/viv-build/work", true)?,
+            bind(&format!("{bench}/inside/job"), "/viv-build/job", true)?,
             bind(downloads, "/viv-build/cache", phase == Phase::Fetch)?,
             bind(files, "/viv-build/files", false)?,
         ];

@@ -47,7 +47,7 @@ pub(super) fn plan(set: &[Package], host: &Host, root: &dyn Root) -> Result<Plan
     let home = ("CARGO_HOME", "/viv-build/cache");
     let mut fetching = environment(&host.cargo.fetch, &[home]);
     fetching.extend(host.bootstrap.proxies.iter().cloned());
-    let target = ("CARGO_TARGET_DIR", "/viv-build/work/target");
+    let target = ("CARGO_TARGET_DIR", "/viv-build/job/target");
     Ok(Plan {
         script: SCRIPT,
         tools: tools(root),

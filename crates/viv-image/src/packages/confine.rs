@@ -317,7 +317,7 @@ impl RootView {
             rustix::fs::open(c"/proc/sys/user/max_user_namespaces", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&limit, b"0")?;
         rustix::system::sethostname(b"viv-build")?;
-        rustix::process::chdir(c"/viv-build/work")?;
+        rustix::process::chdir(c"/viv-build/job")?;
         Ok(())
     }
 }

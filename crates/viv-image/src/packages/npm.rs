@@ -60,7 +60,7 @@ pub(super) fn plan(set: &[Package], host: &Host, root: &dyn Root) -> Result<Plan
         arguments: super::settings::words(set, "@"),
         fetch,
         install: Step {
-            environment: environment(&[("npm_config_offline", "true"), ("npm_config_cache", "/viv-build/work/npm")]),
+            environment: environment(&[("npm_config_offline", "true"), ("npm_config_cache", "/viv-build/job/npm")]),
             files: Vec::new(),
         },
     })

@@ -12,7 +12,7 @@
 //! | `$@` | [`Plan::arguments`] |
 //! | environment | `PATH`, `HOME` (an empty directory), `TMPDIR`, `LC_ALL=C.UTF-8`, then [`Step::environment`]; nothing else |
 //! | `/viv-build/files/` | [`Step::files`] of this phase alone, read-only |
-//! | `/viv-build/work/` | empty before FETCH, and as FETCH left it in INSTALL; the working directory |
+//! | `/viv-build/job/` | empty before FETCH, and as FETCH left it in INSTALL; the working directory |
 //! | `/viv-build/cache/` | one directory for each manager, kept between builds; INSTALL may only read it |
 //! | `/viv-build/certificates.pem` | in FETCH: the certificates that the host trusts |
 //! | `/etc/resolv.conf` | in FETCH: the host's |

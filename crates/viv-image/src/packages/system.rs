@@ -27,10 +27,10 @@ const DNF: Script = Script {
 /// apt's settings in both phases. The image's own hold as well: what its dpkg leaves out, its sources,
 /// its keys.
 const APT_SETTINGS: &str = r#"Dir::State::Lists "/viv-build/cache/lists";
-Dir::Cache::Archives "/viv-build/work/archives";
+Dir::Cache::Archives "/viv-build/job/archives";
 Dir::Cache::pkgcache "/viv-build/cache/pkgcache.bin";
 Dir::Cache::srcpkgcache "/viv-build/cache/srcpkgcache.bin";
-Dir::Log "/viv-build/work/log";
+Dir::Log "/viv-build/job/log";
 Acquire::Languages "none";
 Acquire::Retries "3";
 APT::Get::Assume-Yes "true";
