@@ -14,11 +14,12 @@ use viv_sandbox::Warning;
 use crate::environment::HostEnvironment;
 use crate::resolve::Resolved;
 
-/// Where git inside finds it. The image's own file is included in it.
-const CONFIGURATION: &str = "/etc/viv/gitconfig";
+/// Where git inside finds it: in memory, where writing costs nothing of the disk's layers. The image's own file is
+/// included in it.
+const CONFIGURATION: &str = "/run/viv/gitconfig";
 
 /// Where it finds what is ignored.
-const IGNORE: &str = "/etc/viv/gitignore";
+const IGNORE: &str = "/run/viv/gitignore";
 
 /// A longer list of what is ignored is left out: it travels in one message. Bytes.
 const MAXIMUM_IGNORE_BYTES: u64 = 16 << 10;
