@@ -213,16 +213,20 @@ fn copy_cache(cache_home: &Path, home: &Path) -> Result<()> {
     // file system can share blocks it costs nothing.
     let to = user_cache.join("viv");
     std::fs::create_dir_all(&to)?;
+    let own = |options: &[&str], path: &Path| {
+        command::run(Command::new("chown").args(options).arg(format!("{TEST_USER}:")).arg(path))
+    };
+    own(&[], &user_cache)?;
+    own(&[], &to)?;
     for entry in std::fs::read_dir(&from)? {
         let entry = entry?;
-        // Those are made for the place they are in.
-        if entry.file_name() != "templates" {
-            command::run(
-                Command::new("cp").args(["--archive", "--update", "--reflink=auto"]).arg(entry.path()).arg(&to),
-            )?;
+        let name = entry.file_name();
+        // These are for the place they are in and for whom they belong to.
+        if ["templates", "confined", "uses", "used"].iter().any(|kept| name == *kept) {
+            continue;
         }
+        command::run(Command::new("cp").args(["--archive", "--update", "--reflink=auto"]).arg(entry.path()).arg(&to))?;
+        own(&["--recursive", "--no-dereference"], &to.join(name))?;
     }
-    command::run(
-        Command::new("chown").args(["--recursive", "--no-dereference", &format!("{TEST_USER}:")]).arg(&user_cache),
-    )
+    Ok(())
 }
