@@ -216,7 +216,6 @@ fn copy_cache(cache_home: &Path, home: &Path) -> Result<()> {
     let own = |options: &[&str], path: &Path| {
         command::run(Command::new("chown").args(options).arg(format!("{TEST_USER}:")).arg(path))
     };
-    own(&[], &user_cache)?;
     own(&[], &to)?;
     for entry in std::fs::read_dir(&from)? {
         let entry = entry?;
