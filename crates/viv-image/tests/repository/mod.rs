@@ -26,6 +26,9 @@ pub fn image() -> &'static Path {
         match std::env::var_os("VIV_TEST_CACHE") {
             Some(directory) => {
                 let path = Path::new(&directory).join(name);
+                // Each test is a process of its own.
+                let lock = fs::File::create(path.with_extension("lock")).unwrap();
+                rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
                 if !path.exists() {
                     make(&path);
                 }

@@ -158,7 +158,7 @@ fn open_lock(directory: &Path) -> std::io::Result<File> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    let partial = path.with_extension(format!("{}.partial", crate::new_token()));
     File::create(&partial)?.write_all(bytes)?;
     std::fs::rename(partial, path)
 }
