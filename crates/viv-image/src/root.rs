@@ -13,6 +13,7 @@ use crate::bootstrap::{self, DPKG_OPTIONS, FINISH_SCRIPT, Host, NPM_SCRIPT, PACK
 use crate::cache::{Built, Cache, Made, Outside, Recipe, Stamp, hash_file};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result, io_error};
+use crate::filesystem::erofs::{MAGIC, SUPERBLOCK_OFFSET};
 use crate::import;
 use crate::kernel::{debootstrap, missing_or};
 use crate::oci::{self, Lookup, RegistryAccess};
@@ -189,13 +190,13 @@ fn from_file(cache: &Cache, path: &Path, progress: &dyn Progress) -> Result<Root
 /// Reads an erofs superblock: `InvalidData` if it is not one, `UnexpectedEof` if the file is shorter
 /// than it says.
 fn check(path: &Path) -> io::Result<()> {
-    const MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut block = [0; 128];
     let not_erofs = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-    file.read_exact_at(&mut block, 1024).map_err(|_| not_erofs("it is not an erofs file system"))?;
-    if block[..4] != MAGIC {
+    file.read_exact_at(&mut block, SUPERBLOCK_OFFSET as u64)
+        .map_err(|_| not_erofs("it is not an erofs file system"))?;
+    if block[..4] != MAGIC.to_le_bytes() {
         return Err(not_erofs("it is not an erofs file system"));
     }
     let block_bits = block[12];

@@ -11,7 +11,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-const MAGIC: u32 = 0xe0f5_e1e2;
+use crate::filesystem::erofs::{MAGIC, SUPERBLOCK_OFFSET};
+
 /// The deepest directory: a path is at most 4096 bytes.
 const MAX_DEPTH: usize = 2048;
 const MAX_ENTRIES: u64 = 4_000_000;
@@ -66,7 +67,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 impl<'a> Image<'a> {
     fn open(file: &'a File) -> io::Result<Self> {
         let mut block = [0; 128];
-        file.read_exact_at(&mut block, 1024)?;
+        file.read_exact_at(&mut block, SUPERBLOCK_OFFSET as u64)?;
         let block_bits = block[12];
         if u32_at(&block, 0) != MAGIC || !(9..=16).contains(&block_bits) {
             return Err(bad("it is not an erofs file system"));

@@ -1,5 +1,7 @@
 //! What a project's viv.lock says of a run.
 
+use std::path::Path;
+
 use viv_image::{ImageSource, LockFile, RootImage};
 
 use crate::error::Failure;
@@ -35,13 +37,13 @@ impl ProjectLock {
         resolved.lock = Some(Self { file, source });
     }
 
-    /// That an image is the one that was locked.
+    /// That the image of a sandbox on `workspace` is the one that was locked.
     ///
     /// # Errors
     /// If it is another.
-    pub fn check(&self, resolved: &Resolved, root: &RootImage) -> Result<(), Failure> {
+    pub fn check(&self, workspace: &Path, root: &RootImage) -> Result<(), Failure> {
         match &root.pin {
-            Some(pin) => Ok(self.file.check_image(&resolved.sandbox.workspace, &self.source, pin)?),
+            Some(pin) => Ok(self.file.check_image(workspace, &self.source, pin)?),
             None => Ok(()),
         }
     }

@@ -20,8 +20,10 @@ use super::store::{BLOCK, Store};
 use super::tree::{Body, NodeId, ROOT, Tree};
 use crate::error::Result;
 
-const MAGIC: u32 = 0xe0f5_e1e2;
-const SUPERBLOCK_OFFSET: usize = 1024;
+/// What the superblock begins with.
+pub(crate) const MAGIC: u32 = 0xe0f5_e1e2;
+/// Where the superblock begins, in bytes.
+pub(crate) const SUPERBLOCK_OFFSET: usize = 1024;
 const BLOCK_BITS: u8 = 12;
 /// The superblock has a checksum; the times of inodes are those of their last change of content.
 const COMPATIBLE_FEATURES: u32 = 0x1 | 0x2;

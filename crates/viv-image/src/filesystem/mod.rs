@@ -19,7 +19,7 @@ mod archive;
 mod attributes;
 mod decompress;
 mod directory;
-mod erofs;
+pub(crate) mod erofs;
 mod store;
 mod tree;
 

@@ -38,7 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use crate::root::RootImage;
 use crate::tools;
-pub(crate) use workshop::Workshop;
+pub(crate) use workshop::{CONFINED, Workshop};
 
 /// What the cache calls them.
 const KIND: &str = "layers";

@@ -33,6 +33,8 @@ use crate::run::each_line;
 use crate::tools::SYSTEM_PATH;
 use crate::{sys, tools};
 
+/// Where layers are built, in the cache.
+pub(crate) const CONFINED: &str = "confined";
 const BUILD: &str = "build-";
 const TAIL_LINES: usize = 40;
 
@@ -94,7 +96,7 @@ impl Workshop {
     /// [`ErrorKind::Namespaces`] for a user without subordinate ids.
     pub(crate) fn open(cache: &Cache) -> Result<Self> {
         let ids = Ids::of_user()?;
-        let directory = cache.directory("confined")?;
+        let directory = cache.directory(CONFINED)?;
         let workshop = Self { ids, directory };
         // The cache itself is closed to everyone else, so this is open to the namespaces' ids alone.
         for part in ["", "trees", "downloads"] {
@@ -458,7 +460,7 @@ pub fn remove_unpacked(cache: &Cache) -> Result<()> {
 
 /// Removes a part of a cache's workshop, or all of it.
 fn remove_parts(cache: &Cache, part: Option<&str>) -> Result<()> {
-    let directory = cache.root().join("confined");
+    let directory = cache.root().join(CONFINED);
     if !directory.exists() {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Result, io_error};
+use crate::filesystem::erofs::{MAGIC, SUPERBLOCK_OFFSET};
 use crate::kernel::missing_or;
 use crate::source::ImageSource;
 
@@ -26,7 +27,7 @@ pub fn guess_source(path: &Path) -> Result<ImageSource> {
     }
     let file = File::open(&path).map_err(io_error("open", &path))?;
     let mut magic = [0; 4];
-    if file.read_exact_at(&mut magic, 1024).is_ok() && magic == 0xe0f5_e1e2_u32.to_le_bytes() {
+    if file.read_exact_at(&mut magic, SUPERBLOCK_OFFSET as u64).is_ok() && magic == MAGIC.to_le_bytes() {
         return Ok(ImageSource::Erofs(path));
     }
     if is_layout(&file) { archive(&path) } else { Ok(ImageSource::Tar(path)) }

@@ -22,6 +22,7 @@ use serde::Serialize;
 use crate::cache::{Cache, Kept};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::packages::CONFINED;
 
 /// Kinds of refs that are no images: `viv kernel` has them, or they hold no file of the cache's.
 const NO_IMAGES: &[&str] =
@@ -232,9 +233,6 @@ fn confined(cache: &Cache) -> Vec<Stored> {
     };
     of(StoredKind::Tree, "trees").chain(of(StoredKind::Download, "downloads")).collect()
 }
-
-/// Where layers are built, in the cache.
-const CONFINED: &str = "confined";
 
 /// A digest as people see it.
 fn short(digest: &str) -> &str {

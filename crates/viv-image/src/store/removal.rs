@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::{CONFINED, Reference, Stored, StoredKind, list_stored};
+use super::{Reference, Stored, StoredKind, list_stored};
 use crate::cache::{Cache, Lock, sweep_leftovers};
 use crate::error::{Result, io_error};
-use crate::packages::Workshop;
+use crate::packages::{CONFINED, Workshop};
 use crate::progress::NoProgress;
 
 /// The lock of who removes, and the beginning of the name of the directory it moves things to.

@@ -15,12 +15,6 @@ const PROFILE: &str = "/etc/profile.d/viv-nix.sh";
 /// The PATH of programs inside that was not changed, below the home directory.
 const DEFAULT_PATH: &str = "/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The packages that are installed inside.
-#[must_use]
-pub fn others(packages: &[Package]) -> Vec<Package> {
-    packages.iter().filter(|package| package.manager != Manager::Nix).cloned().collect()
-}
-
 /// Adds what nix provides, which stays as long as the roots live.
 ///
 /// # Errors

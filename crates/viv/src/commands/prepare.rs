@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use viv_image::nix::Roots;
-use viv_image::{Cache, ImageSource, Lease, Progress, ProgressEvent, RootImage};
+use viv_image::{Cache, ImageSource, Lease, Manager, Progress, ProgressEvent, RootImage};
 use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
 use super::nix;
@@ -209,18 +209,18 @@ pub fn build(resolved: &Resolved, paths: &Paths, printer: &Printer) -> Result<Bu
     let (root, layers) = loop {
         let root = viv_image::ensure_root(&cache, &image_source, &progress)?;
         if let Some(lock) = &resolved.lock {
-            lock.check(resolved, &root)?;
+            lock.check(&spec.workspace, &root)?;
         }
         // Held before anything is built over it. Whoever removes may have been quicker.
         if !lease.add([root.path.as_path()])? {
             continue;
         }
-        let packages = nix::others(&spec.packages);
-        if packages.is_empty() {
+        // Those of nix are no layers.
+        if spec.packages.iter().all(|package| package.manager == Manager::Nix) {
             break (root, Vec::new());
         }
         lease.set_building(true)?;
-        let layers = viv_image::ensure_layers(&cache, &root, &packages, &progress)
+        let layers = viv_image::ensure_layers(&cache, &root, &spec.packages, &progress)
             .map_err(|error| about_packages(resolved, error))?;
         lease.set_building(false)?;
         if lease.add(layers.iter().map(|layer| layer.path.as_path()))? {
