@@ -18,7 +18,7 @@ const PREFIXES: [(&[u8], u8); 5] = [
     (b"security.", 6),
 ];
 /// Bytes before the entries of an inode.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 /// The units an inode counts them in, beyond the header.
 const UNIT: usize = 4;
 /// Linux's limits (xattr(7)).

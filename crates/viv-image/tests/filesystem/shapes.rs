@@ -45,6 +45,15 @@ fn kinds_modes_owners_and_times() {
     assert_eq!(of("early").modified, (-2, 250_000_000));
 }
 
+/// Each is checked: among so many the last block of inodes is filled to its last byte.
+#[test]
+fn inodes_up_to_the_end() {
+    for count in 40..180 {
+        let entries: Vec<_> = (0..count).map(|number| file(format!("{number:03}"), "")).collect();
+        assert_eq!(erofs::read(&image_of(&entries)).len(), count + 1);
+    }
+}
+
 #[test]
 fn sizes_around_every_border() {
     let content = |size: usize| -> Vec<u8> { (0..size).map(|n| (n / 7 + size) as u8).collect() };
