@@ -53,7 +53,7 @@ pub use preset::{
 pub use registry::{Record, State, find, list};
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
-pub use spec::{KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, new_id, new_token};
+pub use spec::{KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, WorkspaceMode, new_id, new_token};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,

@@ -338,6 +338,9 @@ mod tests {
             template: TemplateUse::Auto,
             spares: 0,
             network: crate::NetworkSpec::default(),
+            workspace_mode: crate::WorkspaceMode::Live,
+            protect: Vec::new(),
+            persistent_disk: None,
             boot_deadline_seconds: 60,
         }
     }

@@ -298,6 +298,9 @@ mod tests {
             spares: 0,
             hostname: "h".into(),
             network: crate::NetworkSpec::default(),
+            workspace_mode: crate::WorkspaceMode::Live,
+            protect: Vec::new(),
+            persistent_disk: None,
             boot_deadline_seconds: 1,
         };
         Record::new(&spec, Accel::Tcg)

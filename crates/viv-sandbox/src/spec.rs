@@ -101,6 +101,25 @@ impl KernelChoice {
     }
 }
 
+/// How a sandbox works on its workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceMode {
+    /// On the host's directory itself.
+    #[default]
+    Live,
+    /// On a private copy on its own disk, from which the host takes what it accepts.
+    Clone,
+}
+
+impl WorkspaceMode {
+    /// Whether this is the usual one.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        *self == Self::Live
+    }
+}
+
 /// What a sandbox has of the host's nix.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NixSpec {
@@ -145,6 +164,17 @@ pub struct SandboxSpec {
     pub nix: Option<NixSpec>,
     /// The directory to work in, at the same path inside and out.
     pub workspace: PathBuf,
+    /// How it works on it.
+    #[serde(default, skip_serializing_if = "WorkspaceMode::is_live")]
+    pub workspace_mode: WorkspaceMode,
+    /// What of a live workspace the guest may not change, besides git's hooks and configuration: paths
+    /// relative to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<PathBuf>,
+    /// A file that holds its disk and stays when it ends, made if it is missing; without one the disk is
+    /// thrown away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_disk: Option<PathBuf>,
     /// Further shares.
     pub mounts: Vec<Mount>,
     /// The ordinary user inside.

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::Serialize;
 use viv_image::{ImageSource, Manager, Package, Platform};
 use viv_proto::message::{Exec, TerminalSize, User};
-use viv_sandbox::{AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning};
+use viv_sandbox::{
+    AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning, WorkspaceMode,
+};
 
 use crate::devcontainer::SetupCommand;
 use crate::environment::{HostEnvironment, is_time_zone};
@@ -180,6 +182,9 @@ pub fn resolve(
         mounts,
         user: agent(host),
         network: NetworkSpec::default(),
+        workspace_mode: WorkspaceMode::Live,
+        protect: Vec::new(),
+        persistent_disk: None,
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {

@@ -158,6 +158,9 @@ impl<'a> Stack<'a> {
             environment: BTreeMap::new(),
             files: vec![],
             network: NetworkSpec::default(),
+            workspace_mode: viv_sandbox::WorkspaceMode::Live,
+            protect: Vec::new(),
+            persistent_disk: None,
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
         let artifacts = Artifacts {
