@@ -22,7 +22,7 @@ use crate::exec::ExecSession;
 use crate::process::memory_file;
 use crate::registry::{SOCKET, open_directory, short_path};
 use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
-use crate::{Error, ErrorKind, Paths, Plan, Publish, Record, Result};
+use crate::{Error, ErrorKind, Holdings, Paths, Plan, Publish, Record, Result};
 
 /// How long a monitor may take to end in good order before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +43,8 @@ pub struct StartRequest {
     pub keys: Keys,
     /// Variables of this process's environment that hold secrets: nothing it starts inherits them.
     pub withheld: Vec<String>,
+    /// What the sandbox's monitor is to hold, for a sandbox that stays when this process goes.
+    pub holdings: Holdings,
 }
 
 /// What happens while a sandbox starts.
@@ -92,6 +94,7 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
         paths: request.paths,
         keys: keys.as_ref().map(|keys| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd()))),
         environment: environment(&request.withheld),
+        holdings: request.holdings,
     }));
     let begin_anew = || begin_anew(&request.executable, &request.withheld, &first);
     let (mut lines, mut commands, mut monitor) = match spare {

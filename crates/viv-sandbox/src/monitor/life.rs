@@ -103,6 +103,7 @@ async fn live(
     let record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
     let _nix = nix::hold(&plan.spec)?;
+    let _held = first.holdings.hold(&first.paths, &plan.spec.id)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
     let (publish, ports, mut ready) = match spare {

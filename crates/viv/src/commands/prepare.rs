@@ -124,7 +124,7 @@ fn container(choice: &DevContainerChoice, workspace: &Path, has_image: bool) -> 
 /// What a sandbox is made from, kept for it.
 pub struct Held {
     /// In viv's cache.
-    _lease: Lease,
+    pub lease: Lease,
     /// In nix's store.
     _roots: Option<Roots>,
 }
@@ -155,7 +155,7 @@ pub fn plan(
     let roots = nix::provide(resolved, paths, printer)?;
     let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
     clock.mark("artifacts");
-    Ok((plan, Held { _lease: lease, _roots: roots }))
+    Ok((plan, Held { lease, _roots: roots }))
 }
 
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.

@@ -183,6 +183,7 @@ impl<'a> Stack<'a> {
             executable: self.executable.clone(),
             keys: Default::default(),
             withheld: vec![],
+            holdings: Default::default(),
         };
         let started = self.runtime.block_on(viv_sandbox::start(request, |event| {
             if let Event::Starting(begun) = event {
