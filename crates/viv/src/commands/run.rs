@@ -48,8 +48,10 @@ pub fn run_with(
         command_line: arguments.layer(&host.directory),
         weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
         terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+        ..Asked::default()
     };
-    let mut resolved = prepare::settings_of(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
+    let directory = arguments.workspace.directory()?;
+    let mut resolved = prepare::settings_of(directory, asked, &arguments.command, &host, &paths)?;
     // What an image puts before commands is not for an agent.
     resolved.entrypoint = match &arguments.entrypoint {
         Some(entrypoint) => Some(entrypoint.0.clone()),
