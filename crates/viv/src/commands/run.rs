@@ -48,9 +48,10 @@ pub fn run_with(
         command_line: arguments.layer(&host.directory),
         weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
         terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+        ..Asked::default()
     };
     let wish = Wish {
-        workspace: arguments.workspace.as_deref(),
+        workspace: arguments.workspace.directory()?,
         asked,
         command: &arguments.command,
         entrypoint: arguments.entrypoint.as_ref().map(|entrypoint| entrypoint.0.clone()),

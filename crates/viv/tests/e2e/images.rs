@@ -160,6 +160,7 @@ impl<'a> Stack<'a> {
             network: NetworkSpec::default(),
             workspace_mode: viv_sandbox::WorkspaceMode::Live,
             protect: Vec::new(),
+            git_guard: true,
             persistent_disk: None,
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
