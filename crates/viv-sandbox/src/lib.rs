@@ -21,6 +21,7 @@ mod exec;
 mod home;
 mod memory;
 mod monitor;
+pub mod named;
 mod network;
 mod nic;
 mod nix;

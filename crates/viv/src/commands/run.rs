@@ -85,7 +85,8 @@ pub fn run_with(
         let (exec, setup, timeout) = (resolved.exec.clone(), resolved.setup.clone(), resolved.timeout);
         printer.timing("kernel and image are there", began.elapsed());
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
-        let start = StartRequest { plan, paths: paths.clone(), executable, keys, withheld };
+        let paths = paths.clone();
+        let start = StartRequest { plan, paths, executable, keys, withheld, detached: false, place: None };
         let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
         let deploy_key = arguments.network.deploy_key;
         let program = Program { exec, setup, takes_input, secrets, deploy_key, timeout, began };
