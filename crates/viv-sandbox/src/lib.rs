@@ -22,6 +22,7 @@ mod holdings;
 mod home;
 mod memory;
 mod monitor;
+pub mod named;
 mod network;
 mod nic;
 mod nix;

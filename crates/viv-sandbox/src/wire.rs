@@ -17,7 +17,8 @@ pub(crate) const MONITOR_DESCRIPTOR: i32 = 3;
 /// The longest line, in bytes. Both ends are viv, so this only stops a runaway.
 const LONGEST_LINE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// From the client. Its end of the socket closing means the same as [`ToMonitor::Stop`].
+/// From the client. Its end of the socket closing means the same as [`ToMonitor::Stop`], unless
+/// [`ToMonitor::Detach`] came before.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ToMonitor {
@@ -27,6 +28,8 @@ pub(crate) enum ToMonitor {
     Stop,
     /// End at once: there is nothing to flush.
     End,
+    /// Go on without a client. Nothing else is said after it.
+    Detach,
 }
 
 /// The first line's content.
@@ -43,6 +46,9 @@ pub(crate) struct StartLine {
     pub(crate) environment: Vec<(String, String)>,
     /// What the monitor is to hold.
     pub(crate) holdings: Holdings,
+    /// A named sandbox's directory, where its end is noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) place: Option<PathBuf>,
 }
 
 /// From the monitor. Its end closing means that nothing of the sandbox is left.
@@ -112,6 +118,7 @@ impl HostMark {
     }
 }
 
+#[derive(Debug)]
 pub(crate) struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,

@@ -142,7 +142,16 @@ impl Settled {
         let (plan, made_from) = prepare::plan(&mut resolved, paths, printer, clock)?;
         let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
         let later = Later::new(&plan, paths, &executable);
-        let request = StartRequest { plan, paths: paths.clone(), executable, keys, withheld, holdings: Holdings::default() };
+        let request = StartRequest {
+            plan,
+            paths: paths.clone(),
+            executable,
+            keys,
+            withheld,
+            holdings: Holdings::default(),
+            detached: false,
+            place: None,
+        };
         Ok(Launch { resolved, request, secrets, later, held: Holding { made_from, home } })
     }
 }
