@@ -199,6 +199,11 @@ impl Sandbox {
         &self.id
     }
 
+    /// Its run directory.
+    pub(crate) fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
     /// Runs a program.
     ///
     /// # Errors
@@ -445,7 +450,7 @@ async fn ask_monitor(paths: &Paths, record: &Record, line: &str, patience: Durat
         .map_err(unanswered())
 }
 
-fn directory_of(paths: &Paths, record: &Record) -> Result<OwnedFd> {
+pub(crate) fn directory_of(paths: &Paths, record: &Record) -> Result<OwnedFd> {
     open_directory(&paths.runtime.join(&record.id)).map_err(|error| {
         Error::new(ErrorKind::NotFound, format!("sandbox {} has ended", record.id)).source(error).hint("viv ps")
     })

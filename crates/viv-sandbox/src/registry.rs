@@ -6,7 +6,7 @@
 //!   0123abcd/         0700
 //!     lock            held by the monitor as long as it lives
 //!     record.json     what `viv ps` shows
-//!     sandbox.sock    CONNECT <port>, STOP, KILL, WAIT, PAUSE, RESUME, RELINK, PUBLISH
+//!     sandbox.sock    CONNECT <port>, STOP, KILL, WAIT, PAUSE, RESUME, RELINK, PUBLISH, SESSIONS
 //! ```
 //!
 //! A directory whose lock is free has no monitor: its processes are killed (they should have died

@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use viv_error::Report;
 use viv_link::Link;
 use viv_proto::CONTROL_PORT;
-use viv_proto::message::{Configured, kind};
+use viv_proto::message::{Configured, ExitReport, kind};
 use viv_proto::port;
 
 use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
@@ -23,6 +23,7 @@ use super::egress::HostPorts;
 use super::link::Current;
 use super::network::Network;
 use super::server::{Command, Guest, Server};
+use super::sessions::Sessions;
 use super::stall;
 use crate::error::{adopt, io};
 use crate::exec::ask;
@@ -175,7 +176,9 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
     let (carrying, carried) = watch::channel(0);
     let (paused, is_paused) = watch::channel(false);
     let guest = Guest { current: current.clone(), configured: is_configured, paused: is_paused };
-    let mut server = Some((Server { guest: guest.clone(), commands, carrying }, listener));
+    let (ended, ends) = mpsc::unbounded_channel();
+    let sessions = Sessions::start(guest.clone(), carrying.clone(), ended, Box::new(()))?;
+    let mut server = Some((Server { guest: guest.clone(), commands, carrying, sessions }, listener));
     let (network, published) = Network::open(first, run, &ports, guest).await?;
     let mut serving = JoinSet::new();
     let record = Record { published, ..record };
@@ -186,6 +189,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
         waiting,
         current,
         commands: command_queue,
+        ends,
         carried,
         clock: None,
         paused,
@@ -280,6 +284,8 @@ struct Life<'a> {
     waiting: &'a mut Vec<UnixStream>,
     current: Current,
     commands: mpsc::Receiver<Command>,
+    /// How the program of the session ended with which the sandbox ends.
+    ends: mpsc::UnboundedReceiver<Option<ExitReport>>,
     /// How many connections to the guest there are.
     carried: watch::Receiver<usize>,
     /// Once the guest is up.
@@ -368,6 +374,7 @@ impl Life<'_> {
                     Command::Relink(stream) => self.relink(&attempt.cut, stream).await,
                     Command::Publish(wanted, stream) => self.publish(wanted, stream).await,
                 },
+                Some(_) = self.ends.recv() => return End::Stop,
                 _ = glances.tick(), if self.clock.is_some() && !*self.paused.borrow() => self.look_at_the_clock(),
                 _ = terminate.recv() => return End::Stop,
                 _ = interrupt.recv() => return End::Stop,

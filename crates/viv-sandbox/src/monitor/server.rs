@@ -7,7 +7,9 @@ use viv_link::{Link, LinkError};
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 
 use super::link::Current;
+use super::sessions::Sessions;
 use crate::Publish;
+use crate::sessions::GREETING;
 
 /// Per direction of a connection, in bytes: a frame and its header.
 const COPY_BYTES: usize = 64 * 1024 + 8;
@@ -48,6 +50,7 @@ pub(super) struct Server {
     pub(super) commands: mpsc::Sender<Command>,
     /// How many connections carry something to or from the guest.
     pub(super) carrying: watch::Sender<usize>,
+    pub(super) sessions: Sessions,
 }
 
 impl Server {
@@ -74,6 +77,7 @@ impl Server {
             b"PAUSE" => Command::Pause(stream),
             b"RESUME" => Command::Resume(stream),
             b"RELINK" => Command::Relink(stream),
+            line if line == GREETING.as_bytes() => return self.sessions.serve(stream),
             line => match parse_publish(line) {
                 Some(publish) => Command::Publish(publish, stream),
                 None => return self.connect(line, stream).await,

@@ -8,6 +8,7 @@ pub mod life;
 pub mod network;
 pub mod nix;
 mod run;
+pub mod sessions;
 mod template;
 mod workspace;
 
@@ -84,6 +85,8 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// Run a command, or a shell, in a running sandbox
     Exec(ExecArguments),
+    /// Look at a running program's terminal again, which goes on when nobody looks
+    Attach(sessions::AttachArguments),
     /// Bring up a sandbox that stays: the one viv.toml describes, or those you name
     Up(life::UpArguments),
     /// Stop sandboxes and remove what is not kept of them
@@ -162,7 +165,11 @@ Examples:
 Examples:
   viv exec 3f2a -- ps aux        a sandbox is named by its id, a unique beginning of it, or its name
   viv exec review                a shell in the sandbox named review
-  viv exec --root review -- apt-get install -y tree")]
+  viv exec --root review -- apt-get install -y tree
+  viv exec -d --session web review -- npm run dev    in the background; see `viv attach`
+
+At a terminal, the program runs in a session: ctrl-P ctrl-Q leaves it, closing the window does too, and
+`viv attach` comes back to it. Without a terminal, its input and output are ours, and it ends with us.")]
 pub struct ExecArguments {
     /// Id, unique beginning of an id, or name of the sandbox
     #[arg(value_name = "SANDBOX")]
@@ -184,6 +191,20 @@ pub struct ExecArguments {
     pub root: bool,
     #[arg(long, value_name = "DURATION", help = definitions::TIMEOUT.help_of_flag(), value_parser = values::parse_duration)]
     pub timeout: Option<std::time::Duration>,
+    /// Begin a session and leave it to itself; print its number
+    #[arg(short, long)]
+    pub detach: bool,
+    /// A name for the session, besides its number
+    #[arg(long, value_name = "NAME", value_parser = sessions::parse_session_name)]
+    pub session: Option<String>,
+    /// Pass input on: always so, and here for the fingers' sake
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Insist on a terminal, which there is anyway if input and output are one
+    #[arg(short, long, conflicts_with = "detach")]
+    pub tty: bool,
+    #[command(flatten)]
+    pub view: sessions::ViewArguments,
 }
 
 /// `viv ps`

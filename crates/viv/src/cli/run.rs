@@ -35,6 +35,7 @@ Examples:
   viv run --budget 500k-tokens claude \"fix the tests\"
   viv run claude -- --resume                 flags of the agent's own
   viv run --publish 8080 -- python3 -m http.server 8080
+  viv run -d --name night claude \"tidy up\"   in the background; `viv attach night` looks at it
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
 path and as /workspace; the rest of the machine is thrown away afterwards. It reaches what --allow
@@ -98,6 +99,10 @@ pub struct RunArguments {
     /// Copy your own configuration of the agent into its home, without credentials
     #[arg(long, help_heading = "Agent")]
     pub import_config: bool,
+
+    /// Leave the sandbox to itself once the program runs, and print its id; it ends with the program
+    #[arg(short, long, conflicts_with_all = ["timing", "dry_run"], help_heading = "Sandbox")]
+    pub detach: bool,
 
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]

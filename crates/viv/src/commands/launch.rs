@@ -264,7 +264,7 @@ pub async fn finish_aside(
         stdout: Box::new(Descriptor::stderr()),
         stderr: Box::new(Descriptor::stderr()),
     };
-    let options = SessionOptions { terminal: false, timeout: None };
+    let options = SessionOptions { terminal: false, timeout: None, detach: None };
     let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
     let (end, summary) = session.run(started.reader, signals, lost).await;
     printer.note_unfinished_line(summary.stderr_unfinished);

@@ -147,7 +147,7 @@ pub fn age_of(age: Duration) -> String {
 }
 
 /// A command for a table: short.
-fn command_line(command: &[String]) -> String {
+pub fn command_line(command: &[String]) -> String {
     const LONGEST: usize = 60;
     if command.is_empty() {
         return "(shell)".to_owned();

@@ -1,5 +1,7 @@
 //! `viv run`
 
+mod detached;
+
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -47,7 +49,8 @@ pub fn run_with(
     let asked = Asked {
         command_line: arguments.layer(&host.directory),
         weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
-        terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+        // Nobody may be there to see it, and yet someone may come.
+        terminal: arguments.detach || agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
         ..Asked::default()
     };
     let wish = Wish {
@@ -64,6 +67,12 @@ pub fn run_with(
         return dry_run(&mut settled.resolved, &paths, arguments.json).map(|code| (code, settled.resolved.sandbox.id));
     }
     let id = settled.resolved.sandbox.id.clone();
+    if arguments.detach {
+        let launch = settled.make_ready(&host, &paths, printer, &mut clock)?;
+        let deploy_key = arguments.network.deploy_key;
+        let code = block_on(detached::run(launch, deploy_key, printer, &mut clock))??;
+        return Ok((code, id));
+    }
     let takes_input = settled.takes_input();
     let ran = settled.make_ready(&host, &paths, printer, &mut clock).and_then(|launch| {
         printer.timing("kernel and image are there", began.elapsed());
@@ -138,7 +147,7 @@ async fn run_in_sandbox(
     let denials = Denials::new(&paths, &id, printer);
 
     let program_began = Instant::now();
-    let options = SessionOptions { terminal: at_terminal, timeout };
+    let options = SessionOptions { terminal: at_terminal, timeout, detach: None };
     let input: Box<dyn Read + Send> =
         if takes_input { Box::new(Descriptor::stdin()) } else { Box::new(std::io::empty()) };
     let outcome = {

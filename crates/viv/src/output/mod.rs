@@ -59,6 +59,13 @@ pub enum JsonEvent<'a> {
         /// Ports of its loopback interface, and where this host shows them.
         published: &'a [Publish],
     },
+    /// The program runs, and goes on without `viv`: the last line.
+    Detached {
+        /// The sandbox.
+        id: &'a str,
+        /// The session that the program has.
+        session: u32,
+    },
     /// A key pair was made inside.
     DeployKey {
         /// Its public half.

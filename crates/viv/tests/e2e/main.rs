@@ -39,6 +39,7 @@ mod protocol;
 #[expect(dead_code, reason = "not all kinds of packages are served here")]
 mod registry;
 mod run;
+mod sessions;
 mod spares;
 mod support;
 mod template_faults;
