@@ -89,6 +89,7 @@ fn help_of_every_command() {
         "",
         "run",
         "exec",
+        "attach",
         "up",
         "down",
         "ps",

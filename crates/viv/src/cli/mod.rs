@@ -168,8 +168,9 @@ Examples:
   viv exec --root review -- apt-get install -y tree
   viv exec -d --session web review -- npm run dev    in the background; see `viv attach`
 
-At a terminal, the program runs in a session: ctrl-P ctrl-Q leaves it, closing the window does too, and
-`viv attach` comes back to it. Without a terminal, its input and output are ours, and it ends with us.")]
+At a terminal, the program runs in a session: ctrl-P ctrl-Q leaves it, closing the window does too,
+and `viv attach` comes back to it. Without a terminal, its input and output are viv's, and it ends
+with viv.")]
 pub struct ExecArguments {
     /// Id, unique beginning of an id, or name of the sandbox
     #[arg(value_name = "SANDBOX")]

@@ -1,8 +1,11 @@
 //! Sessions: programs that go on when nobody looks, seen through tmux as a person would.
 
+use std::io::{Read, Write};
+
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::protocol::connect;
 use crate::support::{Host, Sandbox, kill, until};
 use crate::terminal::Pane;
 
@@ -151,6 +154,19 @@ fn several_viewers_of_which_one_is_killed_and_windows_that_are_closed() {
     assert_eq!(sessions(&host, "fixture")[2]["ended"]["report"]["code"], 129);
     let unknown = host.run(&["exec", "-d", "fixture", "--", "no-such-program"]);
     assert_eq!(unknown.code, 127, "{unknown:?}");
+
+    // A link that is cut ends it, and that is said; the sandbox, whose client is not to notice, goes on.
+    kill(sandbox.pid("client"), Signal::STOP);
+    session_of(&sandbox, &host, &[], "sleep infinity");
+    let mut stream = connect(&host, &sandbox);
+    stream.write_all(b"RELINK\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "OK\n");
+    until("it is lost", || !sessions(&host, "fixture")[3]["ended"].is_null());
+    assert!(sessions(&host, "fixture")[3]["ended"]["report"].is_null());
+    session_of(&sandbox, &host, &[], "true");
+    kill(sandbox.pid("client"), Signal::CONT);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn a_window_of_another_size_sees_the_same_rows() {
     assert_eq!(other.modes.reproduction(), b"\x1b[?2004h");
     // What was there is there again.
     other.feed(b"\x1b[?1049l");
-    assert_eq!(rows(&other)[0], "what was t");
+    assert_eq!(rows(&other)[0], "what was the");
 }
 
 #[test]
