@@ -121,12 +121,6 @@ impl ModeTracker {
         [47, 1047, 1049].iter().any(|mode| self.switched_on.contains(mode))
     }
 
-    /// Whether what was written last ends in the middle of an escape sequence.
-    #[must_use]
-    pub fn is_inside_sequence(&self) -> bool {
-        self.state != State::Ground
-    }
-
     /// Looks at what was written to the terminal.
     pub fn feed(&mut self, bytes: &[u8]) {
         for &byte in bytes {

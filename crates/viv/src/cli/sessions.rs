@@ -15,8 +15,8 @@ Examples:
   viv attach review --list
   viv attach review build --end     hang up its terminal, which ends what runs on it
 
-A session goes on when nobody looks at it: after ctrl-P ctrl-Q, and also when the window is closed or
-the connection breaks. Several may look at it, and type, at the same time.
+A session goes on when nobody looks at it: after ctrl-P ctrl-Q, and also when the window is closed
+or the connection breaks. Several may look at it, and type, at the same time.
 
 Exit code: the program's if it ended, 0 if you left.")]
 pub struct AttachArguments {

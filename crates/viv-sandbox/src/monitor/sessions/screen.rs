@@ -112,8 +112,7 @@ impl Screen {
         }
         let dump = quietly(|| self.terminal.dump()).unwrap_or_default();
         // A sequence that is under way goes on with what the program writes next: nothing may come between.
-        let begun = if self.modes.is_inside_sequence() { dump.rfind(is_introducer) } else { None };
-        let (state, begun) = dump.split_at(begun.unwrap_or(dump.len()));
+        let (state, begun) = dump.split_at(sequence_begun_in(&dump).unwrap_or(dump.len()));
         translate(state, &mut text);
         let mut bytes = std::mem::take(&mut text).into_bytes();
         bytes.extend(self.modes.reproduction());
@@ -237,6 +236,15 @@ fn style(pen: &Pen, text: &mut String) {
         };
     }
     text.push('m');
+}
+
+/// Where the sequence begins that has no end yet, if there is one.
+fn sequence_begun_in(dump: &str) -> Option<usize> {
+    let mut parser = avt::Parser::new();
+    for character in dump.chars() {
+        parser.feed(character);
+    }
+    if parser.state == avt::parser::State::Ground { None } else { dump.rfind(is_introducer) }
 }
 
 /// Whether a sequence begins with it: ESC, or one of the controls of 8 bits that do.

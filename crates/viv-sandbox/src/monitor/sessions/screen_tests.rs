@@ -158,6 +158,14 @@ proptest! {
     }
 
     #[test]
+    fn any_screen_is_drawn_again(pieces in proptest::collection::vec(sequence(), 0..40)) {
+        let screen = after(pieces.concat().as_bytes());
+        for history in [false, true] {
+            prop_assert_eq!(shown(&attached(&screen, history)), shown(&screen));
+        }
+    }
+
+    #[test]
     fn any_sequences(pieces in proptest::collection::vec(sequence(), 0..40)) {
         any_output(pieces.concat().as_bytes());
     }
