@@ -18,9 +18,11 @@
 mod client;
 mod error;
 mod exec;
+mod holdings;
 mod home;
 mod memory;
 mod monitor;
+pub mod named;
 mod network;
 mod nic;
 mod nix;
@@ -29,18 +31,23 @@ mod plan;
 mod preset;
 mod process;
 mod registry;
+mod sessions;
 mod shares;
 mod spare;
 mod spec;
 mod sys;
 mod template;
+mod terminal_modes;
 mod wire;
 
 pub use client::{Event, Sandbox, StartRequest, exec_in, kill, publish, relink, start, stop};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
+pub use holdings::Holdings;
 pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of};
 pub use memory::MemoryUse;
+#[doc(hidden)]
+pub use monitor::any_terminal_output;
 pub use monitor::{file_daemon_main, monitor_main};
 pub use network::{CERTIFICATES, NAME_FILE, NetworkMode, NetworkSpec, Publish, SSH_AGENT, logs_of};
 pub use nic::check_network;
@@ -51,6 +58,11 @@ pub use preset::{
     is_preset_name, preset_names,
 };
 pub use registry::{Record, State, find, list};
+pub use sessions::{
+    AttachSession, LONGEST_SESSION_NAME_BYTES, MOST_ENDED_SESSIONS, MOST_HISTORY_BYTES, MOST_HISTORY_LINES,
+    MOST_SESSIONS, MOST_VIEWERS, NewSession, Recorder, SessionConnection, SessionEnd, SessionEvent, SessionInfo,
+    SizePolicy, Viewing, attach_session, end_session, is_session_name, list_sessions, new_session,
+};
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
 pub use spec::{KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, WorkspaceMode, new_id, new_token};
@@ -58,5 +70,6 @@ pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,
 };
+pub use terminal_modes::{ModeTracker, Question};
 pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES};
 pub use wire::{HostMark, Way};

@@ -10,8 +10,8 @@
 //!                        ended ◄──────────────────────────────────── stopping
 //! ```
 //!
-//! One thread runs everything, because the kernel ties a child's fate to the thread that started
-//! it (prctl(2), `PR_SET_PDEATHSIG`).
+//! One thread runs everything but [`sessions`], because the kernel ties a child's fate to the thread that
+//! started it (prctl(2), `PR_SET_PDEATHSIG`).
 
 pub(crate) mod attempt;
 pub(crate) mod children;
@@ -24,7 +24,11 @@ mod network;
 mod network_device;
 mod publish;
 mod server;
+pub(crate) mod sessions;
 pub(crate) mod stall;
+
+#[doc(hidden)]
+pub use sessions::screen::any_output as any_terminal_output;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
 use super::nix::NixArguments;
+use super::workspace::WorkspaceArguments;
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
 use crate::settings::values::{self, EnvironmentRequest, MountText, Size, Words};
@@ -28,11 +29,13 @@ Examples:
   viv run --dry-run                          what would be run, without running it
   viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
   viv run -p git,ripgrep,npm:prettier -- make lint
+  viv run --workspace clone claude           on a copy, of which you take what you accept
   viv run --devcontainer                     as the project's devcontainer.json has it
   viv run claude                             an agent, ready to work; see `viv agent ls`
   viv run --budget 500k-tokens claude \"fix the tests\"
   viv run claude -- --resume                 flags of the agent's own
   viv run --publish 8080 -- python3 -m http.server 8080
+  viv run -d --name night claude \"tidy up\"   in the background; `viv attach night` looks at it
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
 path and as /workspace; the rest of the machine is thrown away afterwards. It reaches what --allow
@@ -54,9 +57,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "NUMBER", help = d::SPARES.help_of_flag(), value_parser = values::parse_spares, help_heading = "Machine")]
     pub spares: Option<u32>,
 
-    /// Directory to share, read-write and under its own path [default: the current directory]
-    #[arg(short = 'w', long, value_name = "DIR", help_heading = "Shares")]
-    pub workspace: Option<PathBuf>,
+    #[command(flatten)]
+    pub workspace: WorkspaceArguments,
     #[arg(long = "mount", value_name = "SOURCE[:DEST][:ro]", help = d::MOUNTS.help_of_flag(), value_parser = values::parse_mount, help_heading = "Shares")]
     pub mounts: Vec<MountText>,
     /// Share even what viv refuses to: /, your home directory, viv's own files
@@ -97,6 +99,10 @@ pub struct RunArguments {
     /// Copy your own configuration of the agent into its home, without credentials
     #[arg(long, help_heading = "Agent")]
     pub import_config: bool,
+
+    /// Leave the sandbox to itself once the program runs, and print its id; it ends with the program
+    #[arg(short, long, conflicts_with_all = ["timing", "dry_run"], help_heading = "Sandbox")]
+    pub detach: bool,
 
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]
@@ -185,6 +191,7 @@ impl RunArguments {
                 read_only: text.read_only,
             })
         };
+        let rest = self.workspace.layer(self.nix.layer(self.machine.layer(directory)));
         Layer {
             env: self.env.iter().map(environment).collect(),
             mounts: self.mounts.iter().map(mount).collect(),
@@ -195,7 +202,7 @@ impl RunArguments {
             spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
-            ..self.network.layer(directory, self.nix.layer(self.machine.layer(directory)))
+            ..self.network.layer(directory, rest)
         }
     }
 }

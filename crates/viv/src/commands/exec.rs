@@ -1,20 +1,25 @@
 //! `viv exec`
 
 use viv_proto::message::Exec;
-use viv_sandbox::{Paths, Record};
+use viv_proto::message::TerminalSize;
+use viv_sandbox::{NewSession, Paths, Record, Viewing};
 
 use super::run::failure_of_exec;
+use super::viewer::view;
 use super::{Limits, block_on, conclude, ending_signal};
 use crate::cli::ExecArguments;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, ErrorKind, Failure};
 use crate::exit_code;
-use crate::output::Printer;
 use crate::output::clean::clean;
+use crate::output::{Printer, milliseconds, print};
 use crate::resolve;
 use crate::settings::layer::Found;
 use crate::settings::{EnvironmentValue, Origin};
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
+
+/// The size of a terminal that nobody looks at.
+const UNSEEN: TerminalSize = TerminalSize { columns: 80, rows: 24 };
 
 /// Runs a program in a running sandbox and returns its exit code.
 ///
@@ -25,15 +30,56 @@ pub fn exec(arguments: &ExecArguments, printer: &Printer) -> Result<u8, Failure>
     let paths = Paths::from_environment()?;
     let record = viv_sandbox::find(&paths, &arguments.sandbox)?;
     let at_terminal = terminal::wanted();
-    let program = plan(arguments, &record, at_terminal.then(terminal::size), &host)?;
-    let options = SessionOptions { terminal: at_terminal, timeout: arguments.timeout };
-    block_on(run_program(&paths, &record, program, options, printer))?
+    let has_session = at_terminal || arguments.detach;
+    if arguments.tty && !at_terminal {
+        return Err(Error::new(ErrorKind::Usage, "--tty: input and output are no terminal").into());
+    }
+    if arguments.session.is_some() && !has_session {
+        let useless = Error::new(ErrorKind::Usage, "--session: without a terminal the program has no session");
+        return Err(useless.hint("--detach begins one without a terminal of ours").into());
+    }
+    let size = at_terminal.then(terminal::size);
+    let exec = plan(arguments, &record, has_session.then(|| size.unwrap_or(UNSEEN)), &host)?;
+    if !has_session {
+        let options = SessionOptions { terminal: false, timeout: arguments.timeout, detach: None };
+        return block_on(run_program(&paths, &record, exec, options, printer))?;
+    }
+    let new = NewSession {
+        exec,
+        name: arguments.session.clone(),
+        size_policy: arguments.view.size.unwrap_or_default(),
+        ends_sandbox: false,
+        timeout_ms: arguments.timeout.map(milliseconds),
+        viewing: size.filter(|_| !arguments.detach).map(|size| Viewing { size, read_only: false }),
+    };
+    block_on(run_session(arguments, &paths, &record, new, printer))?
+}
+
+/// Begins a session, and looks at it unless it is to be left to itself.
+async fn run_session(
+    arguments: &ExecArguments,
+    paths: &Paths,
+    record: &Record,
+    new: NewSession,
+    printer: &Printer,
+) -> Result<u8, Failure> {
+    let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
+    signals.listen_to_terminal().map_err(error::io("cannot listen to signals"))?;
+    let connection = tokio::select! {
+        connection = viv_sandbox::new_session(paths, record, new) => connection.map_err(failure_of_exec)?,
+        number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+    };
+    if arguments.detach {
+        print(&format!("{}\n", connection.session.number))?;
+        return Ok(0);
+    }
+    view(connection, record, arguments.view.detach_keys, &mut signals, printer).await
 }
 
 fn plan(
     arguments: &ExecArguments,
     record: &Record,
-    terminal: Option<viv_proto::message::TerminalSize>,
+    terminal: Option<TerminalSize>,
     host: &HostEnvironment,
 ) -> Result<Exec, Error> {
     let workspace = record.workspace.to_str().ok_or_else(|| {
@@ -66,15 +112,11 @@ fn plan(
 async fn run_program(
     paths: &Paths,
     record: &Record,
-    mut program: Exec,
+    program: Exec,
     options: SessionOptions,
     printer: &Printer,
 ) -> Result<u8, Failure> {
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
-    if options.terminal {
-        signals.listen_to_terminal().map_err(error::io("cannot listen to signals"))?;
-        program.terminal = Some(terminal::size());
-    }
     let started = tokio::select! {
         started = viv_sandbox::exec_in(paths, record, &program) => started.map_err(failure_of_exec)?,
         number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),

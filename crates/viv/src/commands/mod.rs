@@ -1,6 +1,7 @@
 //! What each command does.
 
 pub mod agent;
+pub mod attach;
 mod bridge;
 mod denials;
 pub mod doctor;
@@ -8,6 +9,8 @@ mod dry_run;
 pub mod exec;
 pub mod image;
 pub mod kernel;
+mod launch;
+pub mod life;
 pub mod manage;
 pub mod net;
 mod nix;
@@ -15,6 +18,7 @@ mod prepare;
 pub mod print;
 pub mod run;
 pub mod template;
+mod viewer;
 
 use std::future::Future;
 use std::time::Duration;
@@ -78,6 +82,7 @@ pub fn conclude(end: &End<Failure>, printer: &Printer, limits: Limits) -> Result
             printer.warning(&format!("the program was killed{after}"), Some("raise the limit with --timeout"));
             Ok(exit_code::TIMED_OUT)
         }
+        End::Detached => Ok(0),
         End::BrokenPipe => Ok(exit_code::BROKEN_PIPE),
         End::Signalled(number) => Ok(exit_code::of_signal(*number)),
         End::OutputFailed(error) => Err(error::io("cannot write standard output")(copy_of(error)).into()),

@@ -19,7 +19,7 @@ use crate::terminal::raw;
 use crate::timing::Span;
 use clean::{clean, clean_lines};
 
-pub use progress::ProgressReporter;
+pub use progress::{ProgressReporter, Waiting};
 
 /// How and how much is said.
 #[derive(Debug)]
@@ -58,6 +58,13 @@ pub enum JsonEvent<'a> {
         guest_uptime_ms: u64,
         /// Ports of its loopback interface, and where this host shows them.
         published: &'a [Publish],
+    },
+    /// The program runs, and goes on without `viv`: the last line.
+    Detached {
+        /// The sandbox.
+        id: &'a str,
+        /// The session that the program has.
+        session: u32,
     },
     /// A key pair was made inside.
     DeployKey {

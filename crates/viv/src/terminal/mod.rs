@@ -13,13 +13,14 @@
 //! stalled stdout cannot keep the command from ending.
 
 mod descriptor;
-pub mod modes;
+mod detach;
 pub mod raw;
 mod session;
 mod signals;
 mod streams;
 
 pub use descriptor::Descriptor;
+pub use detach::DetachKeys;
 pub use session::{End, Session, SessionOptions};
 pub use signals::Signals;
 pub use streams::Streams;

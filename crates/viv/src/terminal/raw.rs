@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io;
 use rustix::termios::{self, OptionalActions, Termios};
 
-use super::modes::ModeTracker;
 use super::streams::lock;
+use viv_sandbox::ModeTracker;
 
 /// How long a terminal that takes no output may hold up its own restoration.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use viv_link::{FrameReader, FrameWriter};
@@ -21,10 +21,11 @@ use viv_proto::credit::ReceiveCredit;
 use viv_proto::frame::{ByteStream, Frame};
 use viv_proto::message::ExitReport;
 
-use super::modes::ModeTracker;
+use super::detach::{self, DetachFilter, DetachKeys};
 use super::raw::RawMode;
 use super::signals::Signals;
 use super::streams::{self, Outgoing, StdinCredit, Streams, Written};
+use viv_sandbox::ModeTracker;
 
 /// Two SIGINT within this time end a program that does not end by itself.
 const IMPATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +40,8 @@ pub struct SessionOptions {
     pub terminal: bool,
     /// Kill the program after this long.
     pub timeout: Option<Duration>,
+    /// The program goes on without us: these keys leave it, and so does whatever ends us.
+    pub detach: Option<DetachKeys>,
 }
 
 /// How a session ended.
@@ -50,6 +53,8 @@ pub enum End<L> {
     TimedOut,
     /// Nobody reads our standard output any more.
     BrokenPipe,
+    /// We have left, and the program goes on.
+    Detached,
     /// The user wants it to end, by this signal.
     Signalled(i32),
     /// Standard output cannot be written, as on a full disk.
@@ -75,6 +80,8 @@ pub struct Session {
     frames: mpsc::UnboundedSender<Outgoing>,
     reports: mpsc::UnboundedReceiver<Written>,
     sending: JoinHandle<()>,
+    /// The keys to leave were typed.
+    detached: Arc<Notify>,
     stdin: Arc<StdinCredit>,
     stdout: Output,
     stderr: Output,
@@ -112,11 +119,14 @@ impl Session {
         let stderr = streams::spawn_writer(ByteStream::Stderr, streams.stderr, None, report)?;
         let stdin = Arc::new(StdinCredit::default());
         streams::spawn_reader(streams.stdin, Arc::clone(&stdin), frames.clone(), options.terminal)?;
+        let detached = Arc::new(Notify::new());
+        let filter = options.detach.map(|keys| (DetachFilter::new(keys), Arc::clone(&detached)));
         Ok(Self {
             options,
             frames,
             reports,
-            sending: tokio::spawn(send_all(writer, to_send)),
+            sending: tokio::spawn(send_all(writer, to_send, filter)),
+            detached,
             stdin,
             stdout: output(stdout),
             stderr: output(stderr),
@@ -153,6 +163,7 @@ impl Session {
         R: AsyncRead + Unpin,
     {
         let deadline = self.options.timeout.map(|limit| self.began + limit);
+        let detached = Arc::clone(&self.detached);
         let mut exit = None;
         loop {
             if self.stdout.finished
@@ -191,6 +202,7 @@ impl Session {
                     Ok(None) => return End::Disconnected(None),
                     Err(error) => return End::Disconnected(Some(error)),
                 },
+                () = detached.notified(), if exit.is_none() => return End::Detached,
                 () = at(deadline), if exit.is_none() => return End::TimedOut,
                 ended = &mut lost, if exit.is_none() => return End::Lost(ended),
             }
@@ -259,6 +271,7 @@ impl Session {
                 }
                 self.send_size();
             }
+            libc::SIGTERM | libc::SIGHUP if self.options.detach.is_some() && !exited => return Some(End::Detached),
             libc::SIGTERM | libc::SIGHUP if self.options.terminal => return Some(End::Signalled(number)),
             // Only a stalled reader of our output keeps us now.
             libc::SIGINT | libc::SIGTERM | libc::SIGHUP if exited => return Some(End::Signalled(number)),
@@ -297,7 +310,8 @@ impl Session {
         self.stdout.queue = None;
         self.stderr.queue = None;
         match end {
-            End::Exited(_) | End::Disconnected(_) | End::Lost(_) => {}
+            End::Exited(_) | End::Detached | End::Disconnected(_) | End::Lost(_) => {}
+            End::BrokenPipe | End::OutputFailed(_) if self.options.detach.is_some() => {}
             End::BrokenPipe => self.kill(libc::SIGPIPE),
             End::TimedOut | End::Signalled(_) | End::OutputFailed(_) => self.kill(libc::SIGKILL),
         }
@@ -324,8 +338,38 @@ impl Session {
     }
 }
 
-async fn send_all<W: AsyncWrite + Unpin>(mut writer: FrameWriter<W>, mut queue: mpsc::UnboundedReceiver<Outgoing>) {
-    while let Some(Outgoing::Frame(frame)) = queue.recv().await {
+/// Sends what there is to send, and what is typed without the keys that leave the session.
+async fn send_all<W: AsyncWrite + Unpin>(
+    mut writer: FrameWriter<W>,
+    mut queue: mpsc::UnboundedReceiver<Outgoing>,
+    mut filter: Option<(DetachFilter, Arc<Notify>)>,
+) {
+    let mut held_until = None;
+    loop {
+        let outgoing = tokio::select! {
+            outgoing = queue.recv() => outgoing,
+            () = at(held_until) => {
+                held_until = None;
+                if let Some((filter, _)) = &mut filter
+                    && writer.send(&Frame::Data(ByteStream::Stdin, filter.release())).await.is_err()
+                {
+                    return;
+                }
+                continue;
+            }
+        };
+        let Some(Outgoing::Frame(mut frame)) = outgoing else { break };
+        if let (Frame::Data(ByteStream::Stdin, typed), Some((filter, detached))) = (&mut frame, &mut filter) {
+            let (passed, leaves) = filter.feed(typed);
+            if leaves {
+                detached.notify_one();
+            }
+            held_until = filter.is_holding().then(|| Instant::now() + detach::HOLD);
+            *typed = passed;
+            if typed.is_empty() {
+                continue;
+            }
+        }
         if writer.send(&frame).await.is_err() {
             return;
         }

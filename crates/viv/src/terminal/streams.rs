@@ -9,7 +9,7 @@ use viv_proto::MAX_FRAME_BYTES;
 use viv_proto::credit::SendCredit;
 use viv_proto::frame::{ByteStream, Frame};
 
-use super::modes::ModeTracker;
+use viv_sandbox::ModeTracker;
 
 /// Our side's three streams.
 pub struct Streams {

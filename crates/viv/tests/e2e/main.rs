@@ -25,6 +25,7 @@ mod layers;
 #[path = "../../../viv-image/tests/oci/layout.rs"]
 #[expect(dead_code, reason = "not all that an image can have is in those made here")]
 mod layout;
+mod life;
 mod locks;
 #[path = "../../../viv-net/tests/netns/mod.rs"]
 mod netns;
@@ -38,6 +39,7 @@ mod protocol;
 #[expect(dead_code, reason = "not all kinds of packages are served here")]
 mod registry;
 mod run;
+mod sessions;
 mod spares;
 mod support;
 mod template_faults;

@@ -12,7 +12,12 @@ pub struct Pane<'a> {
 
 impl<'a> Pane<'a> {
     pub fn open(host: &'a Host, columns: u32, rows: u32) -> Self {
-        let pane = Self { host, socket: host.path("home/tmux.sock") };
+        Self::named(host, "tmux", columns, rows)
+    }
+
+    /// One of several.
+    pub fn named(host: &'a Host, name: &str, columns: u32, rows: u32) -> Self {
+        let pane = Self { host, socket: host.path(format!("home/{name}.sock")) };
         let (columns, rows) = (columns.to_string(), rows.to_string());
         pane.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, "PS1='host$ ' sh"]);
         pane.tmux(&["set", "-g", "status", "off"]);

@@ -63,7 +63,7 @@ fn stalled() -> (BlockingStream, Box<dyn Write + Send>) {
     (theirs, Box::new(ours))
 }
 
-const PIPES: SessionOptions = SessionOptions { terminal: false, timeout: None };
+const PIPES: SessionOptions = SessionOptions { terminal: false, timeout: None, detach: None };
 
 type Running = JoinHandle<(End<&'static str>, Summary)>;
 
@@ -258,5 +258,26 @@ fn a_link_that_breaks_ends_the_session() {
         let (guest, running) = begin(streams, PIPES);
         drop(guest);
         assert!(matches!(running.await.unwrap().0, End::Disconnected(None)));
+    });
+}
+
+#[test]
+fn the_keys_to_leave_end_the_session_and_not_the_program() {
+    block_on(async {
+        let (mut keys, stdin) = open_stdin();
+        let streams = Streams { stdin, stdout: Box::new(io::sink()), stderr: Box::new(io::sink()) };
+        let options = SessionOptions { detach: Some(crate::terminal::DetachKeys::default()), ..PIPES };
+        let (mut guest, running) = begin(streams, options);
+        keys.write_all(b"a\x10").unwrap();
+        assert_eq!(guest.next().await, Frame::Data(ByteStream::Stdin, b"a".to_vec()));
+        // Half of it, and nothing more for a while.
+        assert_eq!(guest.next().await, Frame::Data(ByteStream::Stdin, b"\x10".to_vec()));
+        keys.write_all(b"\x10b").unwrap();
+        assert_eq!(guest.next().await, Frame::Data(ByteStream::Stdin, b"\x10b".to_vec()));
+        keys.write_all(b"c\x10\x11").unwrap();
+        assert_eq!(guest.next().await, Frame::Data(ByteStream::Stdin, b"c".to_vec()));
+        assert!(matches!(running.await.unwrap().0, End::Detached));
+        // No signal: the connection is closed, and that is all.
+        assert!(guest.reader.next().await.unwrap().is_none());
     });
 }

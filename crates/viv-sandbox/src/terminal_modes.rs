@@ -1,5 +1,6 @@
-//! What a program has switched on in our terminal, so that it can be switched off should the
-//! program, or its whole VM, die before doing so itself.
+//! What a program has switched on in a terminal: so that it can be switched off should the program, or
+//! its whole VM, die before doing so itself, and switched on again in the terminal of a viewer who
+//! comes later.
 //!
 //! The parser follows the output byte by byte, knows the shape of escape sequences, and nothing
 //! in it grows with what it reads.
@@ -36,11 +37,14 @@ const NORMALLY_ON: &[u16] = &[
     25, // the cursor is shown
 ];
 
+/// Private modes that a kept screen has itself, or that last for one drawing only.
+const OF_THE_SCREEN: &[u16] = &[47, 1047, 1049, 2026];
+
 /// Parameters beyond these belong to no sequence of interest.
 const MAXIMUM_PARAMETERS: usize = 16;
 
 /// The depth of the kitty keyboard stack that is undone.
-const MAXIMUM_KEYBOARD_DEPTH: u8 = 16;
+const MAXIMUM_KEYBOARD_DEPTH: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -69,9 +73,24 @@ pub struct ModeTracker {
     margins: bool,
     styled: bool,
     charset: bool,
-    cursor_shape: bool,
-    modify_other_keys: bool,
-    keyboard_depth: u8,
+    cursor_shape: u16,
+    modify_other_keys: u16,
+    /// The flags pushed on the kitty keyboard stack, the last ones in force.
+    keyboard: Vec<u16>,
+    question: Option<Question>,
+}
+
+/// What a program asks its terminal, which a terminal that nobody sees answers, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// What it is (DA1, `CSI c`).
+    Attributes,
+    /// Which version it is (DA2, `CSI > c`).
+    Version,
+    /// Whether it works (DSR, `CSI 5 n`).
+    Status,
+    /// Where its cursor is (DSR, `CSI 6 n`).
+    Cursor,
 }
 
 impl Default for ModeTracker {
@@ -87,9 +106,10 @@ impl Default for ModeTracker {
             margins: false,
             styled: false,
             charset: false,
-            cursor_shape: false,
-            modify_other_keys: false,
-            keyboard_depth: 0,
+            cursor_shape: 0,
+            modify_other_keys: 0,
+            keyboard: Vec::new(),
+            question: None,
         }
     }
 }
@@ -106,6 +126,19 @@ impl ModeTracker {
         for &byte in bytes {
             self.step(byte);
         }
+        self.question = None;
+    }
+
+    /// Looks at what was written up to the end of the next question. Returns how many bytes that was, and
+    /// the question.
+    pub fn feed_to_question(&mut self, bytes: &[u8]) -> (usize, Option<Question>) {
+        for (index, &byte) in bytes.iter().enumerate() {
+            self.step(byte);
+            if let Some(question) = self.question.take() {
+                return (index + 1, Some(question));
+            }
+        }
+        (bytes.len(), None)
     }
 
     fn step(&mut self, byte: u8) {
@@ -208,20 +241,33 @@ impl ModeTracker {
             }
             (0, 0, b'r') => self.margins = !self.parameters.iter().all(|parameter| *parameter == 0),
             (0, 0, b'm') => self.styled = !self.parameters.iter().all(|parameter| *parameter == 0),
-            (0, b' ', b'q') => self.cursor_shape = first != 0,
+            (0, b' ', b'q') => self.cursor_shape = first,
             (0, b'!', b'p') => {
                 self.switched_on.remove(&1);
                 self.switched_off.clear();
                 (self.keypad, self.margins, self.styled, self.charset) = (false, false, false, false);
             }
             (b'>', 0, b'm') if first == 4 => {
-                self.modify_other_keys = self.parameters.get(1).is_some_and(|level| *level != 0);
+                self.modify_other_keys = self.parameters.get(1).copied().unwrap_or(0);
             }
-            (b'>', 0, b'u') => self.keyboard_depth = (self.keyboard_depth + 1).min(MAXIMUM_KEYBOARD_DEPTH),
+            (b'>', 0, b'u') if self.keyboard.len() < MAXIMUM_KEYBOARD_DEPTH => self.keyboard.push(first),
             (b'<', 0, b'u') => {
-                let popped = u8::try_from(first.max(1)).unwrap_or(u8::MAX);
-                self.keyboard_depth = self.keyboard_depth.saturating_sub(popped);
+                let left = self.keyboard.len().saturating_sub(usize::from(first.max(1)));
+                self.keyboard.truncate(left);
             }
+            (b'=', 0, b'u') => {
+                if let Some(flags) = self.keyboard.last_mut() {
+                    *flags = match self.parameters.get(1) {
+                        Some(2) => *flags | first,
+                        Some(3) => *flags & !first,
+                        _ => first,
+                    };
+                }
+            }
+            (0, 0, b'c') if first == 0 => self.question = Some(Question::Attributes),
+            (b'>', 0, b'c') if first == 0 => self.question = Some(Question::Version),
+            (0, 0, b'n') if first == 5 => self.question = Some(Question::Status),
+            (0, 0, b'n') if first == 6 => self.question = Some(Question::Cursor),
             _ => {}
         }
     }
@@ -237,10 +283,10 @@ impl ModeTracker {
             State::Text | State::TextEscape => undo.push_str("\x1b\\"),
             _ => undo.push('\x18'),
         }
-        if self.keyboard_depth > 0 {
-            let _ = write!(undo, "\x1b[<{}u", self.keyboard_depth);
+        if !self.keyboard.is_empty() {
+            let _ = write!(undo, "\x1b[<{}u", self.keyboard.len());
         }
-        if self.modify_other_keys {
+        if self.modify_other_keys != 0 {
             undo.push_str("\x1b[>4;0m");
         }
         if self.styled {
@@ -256,7 +302,7 @@ impl ModeTracker {
         if self.keypad {
             undo.push_str("\x1b>");
         }
-        if self.cursor_shape {
+        if self.cursor_shape != 0 {
             undo.push_str("\x1b[0 q");
         }
         for mode in &self.switched_on {
@@ -266,6 +312,30 @@ impl ModeTracker {
             let _ = write!(undo, "\x1b[?{mode}h");
         }
         undo.into_bytes()
+    }
+
+    /// What to write so that another terminal has the same switched on, besides what is a matter of the
+    /// screen itself: its alternate, its cursor, its margins and how lines wrap.
+    #[must_use]
+    pub fn reproduction(&self) -> Vec<u8> {
+        use std::fmt::Write;
+        let mut text = String::new();
+        for mode in self.switched_on.iter().filter(|mode| !OF_THE_SCREEN.contains(mode)) {
+            let _ = write!(text, "\x1b[?{mode}h");
+        }
+        if self.keypad {
+            text.push_str("\x1b=");
+        }
+        if self.cursor_shape != 0 {
+            let _ = write!(text, "\x1b[{} q", self.cursor_shape);
+        }
+        if self.modify_other_keys != 0 {
+            let _ = write!(text, "\x1b[>4;{}m", self.modify_other_keys);
+        }
+        for flags in &self.keyboard {
+            let _ = write!(text, "\x1b[>{flags}u");
+        }
+        text.into_bytes()
     }
 }
 
@@ -318,6 +388,27 @@ mod tests {
     #[test]
     fn keyboard_protocols() {
         assert_eq!(restoration("\x1b[>1u\x1b[>5u\x1b[<u\x1b[>4;2m"), "\x1b[<1u\x1b[>4;0m");
+    }
+
+    #[test]
+    fn a_later_terminal_gets_the_same() {
+        let mut tracker = ModeTracker::default();
+        tracker.feed(b"\x1b[?1049h\x1b[?1000;1006;2004h\x1b=\x1b[4 q\x1b[>1u\x1b[=2;2u\x1b[>4;2m\x1b[?2026h");
+        let expected: &[u8] = b"\x1b[?1000h\x1b[?1006h\x1b[?2004h\x1b=\x1b[4 q\x1b[>4;2m\x1b[>3u";
+        assert_eq!(tracker.reproduction(), expected);
+        let mut later = ModeTracker::default();
+        later.feed(&tracker.reproduction());
+        assert_eq!(later.reproduction(), tracker.reproduction());
+    }
+
+    #[test]
+    fn questions_are_seen_where_they_end() {
+        let mut tracker = ModeTracker::default();
+        assert_eq!(tracker.feed_to_question(b"ab\x1b[6"), (5, None));
+        assert_eq!(tracker.feed_to_question(b"nrest"), (1, Some(Question::Cursor)));
+        assert_eq!(tracker.feed_to_question(b"\x1b[c"), (3, Some(Question::Attributes)));
+        assert_eq!(tracker.feed_to_question(b"\x1b[>0c\x1b[5n"), (5, Some(Question::Version)));
+        assert_eq!(tracker.feed_to_question(b"\x1b[?1;2c\x1b]0;\x1b[c\x07"), (15, None));
     }
 
     #[test]
