@@ -18,6 +18,7 @@
 mod client;
 mod error;
 mod exec;
+mod guard;
 mod home;
 mod memory;
 mod monitor;
