@@ -496,8 +496,8 @@ mod tests {
 
     #[test]
     fn where_there_can_be_no_template_the_plan_says_why() {
-        let cold = plan_with(&SandboxSpec { template: TemplateUse::Never, ..spec() }, &artifacts(), &host(), &LOOK)
-            .unwrap();
+        let cold =
+            plan_with(&SandboxSpec { template: TemplateUse::Never, ..spec() }, &artifacts(), &host(), &LOOK).unwrap();
         let old = plan_with(&spec(), &artifacts(), &HostFacts { qemu: old_qemu(), ..host() }, &LOOK).unwrap();
         insta::assert_json_snapshot!([cold.start, old.start]);
     }

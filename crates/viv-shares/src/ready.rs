@@ -11,7 +11,9 @@ use crate::guard::Absent;
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Failed { error: Report },
+    Failed {
+        error: Report,
+    },
     Ready {
         ok: bool,
         /// From the helper to the daemon only.

@@ -24,8 +24,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use virtiofsd::filesystem::{
-    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
+    SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
@@ -36,8 +36,8 @@ use crate::guard::{Guard, Made};
 use crate::nodes::{Nodes, Whereabouts};
 use crate::stamp::settled_stamp;
 
-pub(crate) use checks::{errno, host_context};
 use checks::{believed, check_name, identity_of, without_set_id};
+pub(crate) use checks::{errno, host_context};
 
 type Handle = <PassthroughFs as FileSystem>::Handle;
 type DirIter = <PassthroughFs as FileSystem>::DirIter;
@@ -185,6 +185,9 @@ impl ShareFs {
         flags: u32,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
         let entry = self.lookup(context, parent, name)?;
+        if entry.inode == 0 {
+            return Err(errno(libc::ENOENT));
+        }
         match self.open(context, entry.inode, kill_privileges, flags) {
             Ok((handle, options)) => Ok((entry, handle, options)),
             Err(error) => {
@@ -377,9 +380,9 @@ impl FileSystem for ShareFs {
         let guarded = match self.may_make(&directory, name, Made::File) {
             // What exists may be opened to be read, and what it is opened for is looked at then.
             Err(refused) if flags & libc::O_EXCL as u32 == 0 => {
-                return self.open_existing(context, parent, name, kill_privileges, flags).map_err(|error| {
-                    if error.raw_os_error() == Some(libc::ENOENT) { refused } else { error }
-                });
+                return self
+                    .open_existing(context, parent, name, kill_privileges, flags)
+                    .map_err(|error| if error.raw_os_error() == Some(libc::ENOENT) { refused } else { error });
             }
             guarded => guarded?,
         };

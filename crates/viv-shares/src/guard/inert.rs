@@ -72,7 +72,8 @@ fn keys_of(header: &str) -> Option<&'static [&'static str]> {
 }
 
 fn is_inert_assignment(line: &str, keys: &[&str]) -> bool {
-    let (key, value) = line.split_once('=').map_or((line, ""), |(key, value)| (key.trim_end_matches([' ', '\t']), value));
+    let (key, value) =
+        line.split_once('=').map_or((line, ""), |(key, value)| (key.trim_end_matches([' ', '\t']), value));
     // `ext::` and its like are remotes that are programs.
     keys.iter().any(|known| known.eq_ignore_ascii_case(key)) && !value.contains("::")
 }

@@ -298,12 +298,14 @@ impl ShareFs {
     /// Whether a directory has nothing of what git obeys, or what can do no harm.
     fn is_inert_repository(&self, directory: u64) -> io::Result<bool> {
         for name in OBEYED {
-            let fine = match name {
-                CONFIG => self.is_inert_config(directory, name)?,
-                HOOKS => self.has_inert_hooks(directory)?,
-                _ => !self.has(directory, name)?,
+            let inert = if name == CONFIG {
+                self.is_inert_config(directory, name)?
+            } else if name == HOOKS {
+                self.has_inert_hooks(directory)?
+            } else {
+                !self.has(directory, name)?
             };
-            if !fine {
+            if !inert {
                 return Ok(false);
             }
         }
