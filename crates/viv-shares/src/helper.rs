@@ -27,7 +27,7 @@ use rustix::process::{Pid, PidfdFlags, chdir, getpid, pidfd_open};
 use rustix::thread::set_name;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::guard::{Absent, Absentees};
+use crate::guard::{Reserved, ReservedNames};
 use crate::namespace::{Maps, Owner};
 use crate::{namespace, plan, ready, spec, sys, tree};
 
@@ -69,12 +69,12 @@ impl Helper {
     }
 
     /// Waits until the shares are mounted or known not to be. What of them is not there and must not be made is in
-    /// `absentees` before they are. The helper has ended then, or is about to.
-    pub(crate) fn wait(mut self, absentees: &Absentees) -> Result<()> {
+    /// `reserved` before they are. The helper has ended then, or is about to.
+    pub(crate) fn wait(mut self, reserved: &ReservedNames) -> Result<()> {
         // What cannot be read or written was not said, or is not heard: then nothing follows.
         let mut line = String::new();
         let _ = BufReader::new(&mut self.0).read_line(&mut line);
-        absentees.set(ready::heard(&line)?);
+        reserved.set(ready::heard(&line)?);
         let _ = self.0.write_all(&[0]);
         line.clear();
         let _ = self.0.read_to_string(&mut line);
@@ -101,18 +101,18 @@ fn run(daemon: Pid, maps: &Maps, input: File, mut there: File) -> Result<()> {
     let assembled = assemble(owner, daemon, input);
     // Failures wait for it as well: the daemon would take an early end for another one.
     there.read_exact(&mut [0]).map_err(gone)?;
-    let (daemon, tree, absent) = match assembled {
+    let (daemon, tree, reserved) = match assembled {
         Ok(assembled) => assembled,
         Err(error) => return there.write_all(ready::failed(&error).as_bytes()).map_err(gone),
     };
-    there.write_all(ready::absent(absent).as_bytes()).map_err(gone)?;
+    there.write_all(ready::reserved(reserved).as_bytes()).map_err(gone)?;
     there.read_exact(&mut [0]).map_err(gone)?;
     let result = namespace::join_mounts(daemon).and_then(|()| tree::attach(&tree));
     there.write_all(ready::told(&result).as_bytes()).map_err(gone)
 }
 
 /// Makes the tree of shares; with the process to show it to, and what is not there and must not be made.
-fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd, Vec<Absent>)> {
+fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd, Vec<Reserved>)> {
     let daemon = pidfd_open(daemon, PidfdFlags::empty())
         .context(ErrorKind::NamespaceDenied, || "cannot open the process of the file daemon".to_owned())?;
     namespace::join(&daemon)?;
@@ -120,6 +120,6 @@ fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd,
     let shares = spec::read_shares(input.into())?;
     // Not before: mounts made on the host while it waited are to be seen, and those taken away not kept.
     namespace::copy_mounts()?;
-    let (tree, absent) = tree::assemble(&plan::plan(&shares)?)?;
-    Ok((daemon, tree, absent))
+    let (tree, reserved) = tree::assemble(&plan::plan(&shares)?)?;
+    Ok((daemon, tree, reserved))
 }

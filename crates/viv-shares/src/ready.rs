@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use viv_error::Report;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::Absent;
+use crate::guard::Reserved;
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
@@ -18,13 +18,13 @@ enum Line {
         ok: bool,
         /// From the helper to the daemon only.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        absent: Vec<Absent>,
+        reserved: Vec<Reserved>,
     },
 }
 
 /// The line for a daemon that is ready: `{"ok":true}`.
 pub(crate) fn ready() -> String {
-    line(&Line::Ready { ok: true, absent: Vec::new() })
+    line(&Line::Ready { ok: true, reserved: Vec::new() })
 }
 
 /// The line for a daemon that is not, and why: `{"error":{…}}`.
@@ -45,14 +45,14 @@ pub(crate) fn told(result: &Result<()>) -> String {
 }
 
 /// The first line of the helper: what is not there and must not be made.
-pub(crate) fn absent(absent: Vec<Absent>) -> String {
-    line(&Line::Ready { ok: true, absent })
+pub(crate) fn reserved(reserved: Vec<Reserved>) -> String {
+    line(&Line::Ready { ok: true, reserved })
 }
 
 /// What a line of the helper says, if it has said one.
-pub(crate) fn heard(line: &str) -> Result<Vec<Absent>> {
+pub(crate) fn heard(line: &str) -> Result<Vec<Reserved>> {
     match serde_json::from_str(line) {
-        Ok(Line::Ready { ok: true, absent }) => Ok(absent),
+        Ok(Line::Ready { ok: true, reserved }) => Ok(reserved),
         Ok(Line::Failed { error }) => Err(from_report(error)),
         _ => Err(Error::new(ErrorKind::Mount, "the helper of the file daemon ended before the shares were mounted")),
     }

@@ -418,6 +418,7 @@ impl FileSystem for ShareFs {
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
         let directory = self.directory(parent, name)?;
+        self.may_remove(&directory, name)?;
         self.inner.unlink(context, directory.inner, name)?;
         self.update(|nodes, forgotten| nodes.removed(parent, name, forgotten));
         Ok(())
@@ -425,6 +426,7 @@ impl FileSystem for ShareFs {
 
     fn rmdir(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
         let directory = self.directory(parent, name)?;
+        self.may_remove(&directory, name)?;
         self.inner.rmdir(context, directory.inner, name)?;
         self.update(|nodes, forgotten| nodes.removed(parent, name, forgotten));
         Ok(())

@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command, TargetArguments};
 use crate::commands::manage::Ending;
-use crate::commands::{agent, doctor, exec, image, kernel, manage, net, print, run, template};
+use crate::commands::{agent, doctor, exec, image, init, kernel, manage, net, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -30,6 +30,10 @@ pub fn main() -> ExitCode {
         Some("internal-reference") => {
             return print::reference().unwrap_or_else(|failure| failure.code).into();
         }
+        Some("internal-schema") => {
+            let user = std::env::args_os().nth(2).is_some_and(|which| which == "user");
+            return print::schema(user).unwrap_or_else(|failure| failure.code).into();
+        }
         _ => {}
     }
     give_terminal_back_on_panic();
@@ -44,6 +48,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> u8 {
     let json = match &cli.command {
         Command::Run(arguments) => arguments.json,
+        Command::Init(arguments) => arguments.json,
         Command::Ps(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
         Command::Image(command) => command.is_json(),
@@ -58,6 +63,7 @@ fn dispatch(cli: &Cli) -> u8 {
     let printer = Printer::new(cli.verbosity, json);
     let result = match &cli.command {
         Command::Run(arguments) => run::run(arguments, &printer),
+        Command::Init(arguments) => init::init(arguments, &printer),
         Command::Exec(arguments) => exec::exec(arguments, &printer),
         Command::Ps(arguments) => manage::ps(arguments),
         Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),

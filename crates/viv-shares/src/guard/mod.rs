@@ -17,8 +17,8 @@
 //!
 //! What rule 1 says needs no list of repositories: submodules, worktrees, bare ones and those in the making are all
 //! covered. Beneath these rules, what is known when the shares are mounted is read-only by mount ([`crate::plan`]),
-//! which holds even if the guest has taken over the daemon. What was to be protected but did not exist is named to
-//! the daemon by its helper and cannot be made: see [`Absent`].
+//! which holds even if the guest has taken over the daemon. Of all that is protected the daemon is told the names, so that
+//! what did not exist cannot be made and what the host replaces stays as it is: see [`Reserved`].
 //!
 //! Not covered are directories that take names in upper and lower case for the same (`chattr +F`), and what other
 //! programs than git would run.
@@ -82,45 +82,53 @@ fn is_guarded(number: u64) -> bool {
     number & MARK != 0
 }
 
-/// A name that was to be protected when the shares were mounted, but did not exist: the first missing one on the way.
-/// The directory is pinned by a mount, so it stays what it is.
+/// A name of a protected path: the guest gives it to nothing, and writes nothing under it. Of what was not there when
+/// the shares were mounted, it is the first missing name on the way.
+///
+/// What was there is read-only by mount as well. But a mount goes when the host replaces what it is on, as editors and
+/// git do with every file they save; this stays, since the directory is known by its inode.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Absent {
+pub(crate) struct Reserved {
     /// The inode number of the directory on the host.
     pub(crate) directory: u64,
     /// The name in it.
     pub(crate) name: String,
 }
 
-/// What is absent and stays so; filled once the shares are mounted.
+/// All of them; filled before the shares are to be seen.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Absentees(Arc<Mutex<BTreeSet<(CString, u64)>>>);
+pub(crate) struct ReservedNames(Arc<Mutex<BTreeSet<(CString, u64)>>>);
 
-impl Absentees {
+impl ReservedNames {
     /// Takes them over. A name with a NUL byte in it is none that anybody could make.
-    pub(crate) fn set(&self, absent: Vec<Absent>) {
-        let named = |absent: Absent| Some((CString::new(absent.name).ok()?, absent.directory));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = absent.into_iter().filter_map(named).collect();
+    pub(crate) fn set(&self, reserved: Vec<Reserved>) {
+        let named = |reserved: Reserved| Some((CString::new(reserved.name).ok()?, reserved.directory));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reserved.into_iter().filter_map(named).collect();
     }
 
+    /// The directories in which a name is reserved.
     fn directories(&self, name: &CStr) -> Vec<u64> {
-        let absent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        absent.range((name.to_owned(), 0)..=(name.to_owned(), u64::MAX)).map(|(_, directory)| *directory).collect()
+        let reserved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.range((name.to_owned(), 0)..=(name.to_owned(), u64::MAX)).map(|(_, directory)| *directory).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
-/// The guard's state: what is absent, and a lock under which a request is looked at and done, so that no two of them
+/// The guard's state: what is reserved, and a lock under which a request is looked at and done, so that no two of them
 /// together make what neither may make alone.
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
-    absent: Absentees,
+    reserved: ReservedNames,
     one_at_a_time: Mutex<()>,
 }
 
 impl Guard {
-    /// A guard that knows what is absent as soon as somebody does.
-    pub(crate) fn new(absent: Absentees) -> Self {
-        Self { absent, one_at_a_time: Mutex::new(()) }
+    /// A guard that knows what is reserved as soon as somebody does.
+    pub(crate) fn new(reserved: ReservedNames) -> Self {
+        Self { reserved, one_at_a_time: Mutex::new(()) }
     }
 }
 
@@ -148,11 +156,16 @@ impl ShareFs {
     /// Whether a name may be given to something in a directory.
     pub(crate) fn may_make(&self, directory: &Pinned, name: &CStr, made: Made) -> io::Result<Pass<'_>> {
         let pass = self.pass(directory.number);
-        self.check_absent(directory, name)?;
+        self.check_name_is_free(directory, name, libc::EPERM)?;
         if pass.is_some() {
             self.check_made(directory, name, made)?;
         }
         Ok(pass)
+    }
+
+    /// Whether a name may be taken from what has it. Only those that are reserved stay.
+    pub(crate) fn may_remove(&self, directory: &Pinned, name: &CStr) -> io::Result<()> {
+        self.check_name_is_free(directory, name, libc::EBUSY)
     }
 
     /// Whether something may be moved, or two change places.
@@ -163,7 +176,8 @@ impl ShareFs {
         exchange: bool,
     ) -> io::Result<Pass<'_>> {
         let pass = if is_guarded(old.number) { self.pass(old.number) } else { self.pass(new.number) };
-        self.check_absent(new, new_name)?;
+        self.check_name_is_free(old, old_name, libc::EBUSY)?;
+        self.check_name_is_free(new, new_name, libc::EBUSY)?;
         if is_guarded(new.number) {
             self.check_made(new, new_name, Made::Moved(old.inner, old_name))?;
         }
@@ -176,7 +190,11 @@ impl ShareFs {
     /// Whether a file may get another name. One that may not be written must not: it could be written by the other.
     pub(crate) fn may_link(&self, node: &Pinned, directory: &Pinned, name: &CStr) -> io::Result<Pass<'_>> {
         let pass = if is_guarded(node.number) { self.pass(node.number) } else { self.pass(directory.number) };
-        self.check_absent(directory, name)?;
+        if self.is_reserved(node.number)? {
+            // As between mounts, which these are.
+            return Err(errno(libc::EXDEV));
+        }
+        self.check_name_is_free(directory, name, libc::EPERM)?;
         if is_guarded(node.number) && self.is_frozen(node.number, &OBEYED)? {
             return Err(errno(libc::EPERM));
         }
@@ -208,19 +226,48 @@ impl ShareFs {
 
     fn may_write(&self, number: u64, obeyed: &[&CStr]) -> io::Result<Pass<'_>> {
         let pass = self.pass(number);
+        if self.is_reserved(number)? {
+            return Err(errno(libc::EROFS));
+        }
         if pass.is_some() && self.is_frozen(number, obeyed)? {
             return Err(errno(libc::EPERM));
         }
         Ok(pass)
     }
 
-    fn check_absent(&self, directory: &Pinned, name: &CStr) -> io::Result<()> {
-        let directories = self.guard.absent.directories(name);
+    fn check_name_is_free(&self, directory: &Pinned, name: &CStr, refusal: i32) -> io::Result<()> {
+        if self.is_reserved(directory.number)? {
+            return Err(errno(libc::EROFS));
+        }
+        if self.is_reserved_in(directory, name)? { Err(errno(refusal)) } else { Ok(()) }
+    }
+
+    fn is_reserved_in(&self, directory: &Pinned, name: &CStr) -> io::Result<bool> {
+        let directories = self.guard.reserved.directories(name);
         if directories.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let (attributes, _) = self.inner.getattr(host_context(), directory.inner, None)?;
-        if directories.contains(&attributes.ino) { Err(errno(libc::EPERM)) } else { Ok(()) }
+        Ok(directories.contains(&attributes.ino))
+    }
+
+    /// Whether a node has a reserved name, or is beneath one.
+    fn is_reserved(&self, number: u64) -> io::Result<bool> {
+        if self.guard.reserved.is_empty() {
+            return Ok(false);
+        }
+        let mut next = number;
+        for _ in 0..MAXIMUM_DEPTH {
+            if next == ROOT {
+                return Ok(false);
+            }
+            let Some((parent, name)) = self.nodes().place(next) else { return self.is_lost(next) };
+            if !self.guard.reserved.directories(&name).is_empty() && self.is_reserved_in(&self.reach(parent)?, &name)? {
+                return Ok(true);
+            }
+            next = parent;
+        }
+        Ok(true)
     }
 
     fn check_made(&self, directory: &Pinned, name: &CStr, made: Made) -> io::Result<()> {
@@ -444,13 +491,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_known_by_its_directory() {
-        let absentees = Absentees::default();
-        assert!(absentees.directories(c".envrc").is_empty());
-        let absent = |directory, name: &str| Absent { directory, name: name.to_owned() };
-        absentees.set(vec![absent(7, ".envrc"), absent(9, ".envrc"), absent(7, ".env"), absent(7, "a\0b")]);
-        assert_eq!(absentees.directories(c".envrc"), [7, 9]);
-        assert_eq!(absentees.directories(c".env"), [7]);
-        assert!(absentees.directories(c"a").is_empty());
+    fn what_is_reserved_is_known_by_its_directory() {
+        let names = ReservedNames::default();
+        assert!(names.is_empty() && names.directories(c".envrc").is_empty());
+        let reserved = |directory, name: &str| Reserved { directory, name: name.to_owned() };
+        names.set(vec![reserved(7, ".envrc"), reserved(9, ".envrc"), reserved(7, ".env"), reserved(7, "a\0b")]);
+        assert_eq!(names.directories(c".envrc"), [7, 9]);
+        assert_eq!(names.directories(c".env"), [7]);
+        assert!(names.directories(c"a").is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use libc::{EPERM, ESTALE, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RENAME_EXCHANGE};
+use libc::{EBUSY, EPERM, EROFS, ESTALE, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RENAME_EXCHANGE};
 use viv_shares::{ShareSpec, guarded_entry};
 
 use crate::cases::{Host, for_each_user};
@@ -19,6 +19,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("a_configuration_is_let_in_only_as_it_stays", a_configuration_is_let_in_only_as_it_stays),
     ("a_file_without_a_place_is_not_written", a_file_without_a_place_is_not_written),
     ("what_was_not_there_is_not_made", what_was_not_there_is_not_made),
+    ("what_the_host_replaces_stays_protected", what_the_host_replaces_stays_protected),
     ("repositories_are_nothing_special_without_a_guard", repositories_are_nothing_special_without_a_guard),
 ];
 
@@ -67,14 +68,16 @@ fn no_repository_is_changed_wherever_it_is() {
             }
             let hook = at(&mut guest, &format!("{repository}/hooks/pre-commit"));
             assert_eq!(guest.setattr(hook, MODE, 0o755, 0, 0).err(), Some(EPERM));
-            for (directory, name) in [(git, "commondir"), (git, "config.worktree"), (hooks, "post-merge"), (below, "x")] {
+            for (directory, name) in [(git, "commondir"), (git, "config.worktree"), (hooks, "post-merge"), (below, "x")]
+            {
                 assert_eq!(guest.create(directory, name, O_WRONLY, 0o755).err(), Some(EPERM), "{name}");
                 assert_eq!(guest.mkdir(directory, name, 0o755).err(), Some(EPERM), "{name}");
                 assert_eq!(guest.mknod(directory, name, 0o100_644, 0).err(), Some(EPERM), "{name}");
                 assert_eq!(guest.symlink(directory, name, "x").err(), Some(EPERM), "{name}");
             }
             put(&mut guest, git, "evil", "[core]\n\tfsmonitor = evil\n").unwrap();
-            for (directory, name) in [(git, "config"), (git, "commondir"), (hooks, "pre-commit"), (hooks, "post-merge")] {
+            for (directory, name) in [(git, "config"), (git, "commondir"), (hooks, "pre-commit"), (hooks, "post-merge")]
+            {
                 assert_eq!(guest.rename((git, "evil"), (directory, name), 0).err(), Some(EPERM), "{name}");
                 assert!(guest.rename((git, "evil"), (directory, name), RENAME_EXCHANGE).is_err(), "{name}");
                 let evil = at(&mut guest, &format!("{repository}/evil"));
@@ -246,13 +249,42 @@ fn what_was_not_there_is_not_made() {
             assert_eq!(guest.create(directory, name, O_WRONLY, 0o644).err(), Some(EPERM), "{name}");
             assert_eq!(guest.mkdir(directory, name, 0o755).err(), Some(EPERM), "{name}");
             assert_eq!(guest.symlink(directory, name, "plain").err(), Some(EPERM), "{name}");
-            assert_eq!(guest.rename((root, "plain"), (directory, name), 0).err(), Some(EPERM), "{name}");
+            assert_eq!(guest.rename((root, "plain"), (directory, name), 0).err(), Some(EBUSY), "{name}");
             assert_eq!(guest.link(plain, directory, name).err(), Some(EPERM), "{name}");
         }
         assert!(guest.rename((root, ".husky"), (root, "moved"), 0).is_err(), "it is pinned");
         // The same names elsewhere are free.
         put(&mut guest, husky, ".envrc", "x").unwrap();
         put(&mut guest, root, "_", "x").unwrap();
+    });
+}
+
+fn what_the_host_replaces_stays_protected() {
+    for_each_user(|host| {
+        host.file("work/.envrc", "1");
+        host.file("work/.githooks/pre-commit", "1");
+        let mut guest = host.guest(vec![host.share("0", "work", false, &[".envrc", ".githooks"])]);
+        let root = guest.walk("0").unwrap().id;
+        // As editors save, and as git checks out; with that the mounts are gone.
+        host.file("work/new", "2");
+        fs::rename(host.path("work/new"), host.path("work/.envrc")).unwrap();
+        fs::rename(host.path("work/.githooks"), host.path("old")).unwrap();
+        host.file("work/.githooks/pre-commit", "2");
+        let (envrc, hook) = (guest.walk("0/.envrc").unwrap().id, guest.walk("0/.githooks/pre-commit").unwrap().id);
+        let hooks = guest.walk("0/.githooks").unwrap().id;
+        for file in [envrc, hook] {
+            assert_eq!(guest.open(file, O_RDWR).err(), Some(EROFS));
+            assert_eq!(guest.setattr(file, SIZE, 0, 0, 0).err(), Some(EROFS));
+            assert!(guest.link(file, root, "other").is_err());
+        }
+        assert_eq!(put(&mut guest, hooks, "post-commit", "").err(), Some(EROFS));
+        for name in [".envrc", ".githooks"] {
+            assert!(guest.rename((root, name), (root, "moved"), 0).is_err(), "{name}");
+            assert!(guest.unlink(root, name).is_err() && guest.rmdir(root, name).is_err(), "{name}");
+        }
+        put(&mut guest, root, "plain", "x").unwrap();
+        assert!(guest.rename((root, "plain"), (root, ".envrc"), 0).is_err());
+        assert_eq!(fs::read_to_string(host.path("work/.envrc")).unwrap(), "2");
     });
 }
 

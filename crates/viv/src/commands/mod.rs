@@ -7,6 +7,7 @@ pub mod doctor;
 mod dry_run;
 pub mod exec;
 pub mod image;
+pub mod init;
 pub mod kernel;
 pub mod manage;
 pub mod net;
