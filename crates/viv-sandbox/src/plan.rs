@@ -513,7 +513,7 @@ mod tests {
     #[test]
     fn a_special_file_is_not_shared() {
         let special = |_: &Path| Err(std::io::Error::other("it is neither a directory nor a regular file"));
-        let error = plan_with(&spec(), &artifacts(), &host(), &special).unwrap_err();
+        let error = plan_with(&spec(), &artifacts(), &host(), &Look { kind_of: &special, ..LOOK }).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::ShareMissing);
     }
 }
