@@ -29,6 +29,11 @@ const KEYS: &[(&str, &[&str])] = &[
 /// or nothing.
 pub(super) fn is_inert(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
+    // A remote's branch may be called `config`, beside the remote's `HEAD`. Git reads no configuration out of a hash.
+    let hash = text.strip_suffix('\n').unwrap_or(text);
+    if matches!(hash.len(), 40 | 64) && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return true;
+    }
     // Git continues a line after a backslash, and ends one where it does not show.
     if text.contains(['\\', '\0', '\u{b}', '\u{c}', '\u{feff}']) {
         return false;
@@ -97,6 +102,13 @@ mod tests {
              [branch \"main\"]\n\tremote = origin\n\tmerge = refs/heads/main\n# a comment\n; another\n\n\
              [user]\n\tname = A = B\n[CORE]\n  Bare=true\r\n"
         ));
+    }
+
+    #[test]
+    fn a_hash_is_no_configuration() {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        assert!(inert(hash) && inert(&format!("{hash}\n")));
+        assert!(!inert(&hash[1..]) && !inert(&format!("{hash}\n\n")) && !inert(&format!("{}g", &hash[1..])));
     }
 
     #[test]

@@ -282,7 +282,9 @@ impl ShareFs {
         }
         if OBEYED.contains(&name) && self.is_repository(directory)? {
             return match made {
-                Made::Directory if name == HOOKS => Ok(()),
+                // An empty one, and a file, in which git looks for no hooks.
+                Made::File | Made::Directory if name == HOOKS => Ok(()),
+                Made::Moved(from, old_name) if name == HOOKS && self.is_file(from, old_name)? => Ok(()),
                 Made::Moved(from, old_name) if name == CONFIG && self.is_inert_config(from, old_name)? => Ok(()),
                 _ => refused(),
             };
@@ -386,7 +388,7 @@ impl ShareFs {
     fn has_inert_hooks(&self, directory: u64) -> io::Result<bool> {
         let Some(found) = self.find(directory, HOOKS)? else { return Ok(true) };
         if found.kind() != libc::S_IFDIR {
-            return Ok(false);
+            return Ok(found.kind() == libc::S_IFREG);
         }
         let hooks = found.entry.inode;
         let (Some(handle), _) = self.inner.opendir(host_context(), hooks, libc::O_RDONLY as u32)? else {
@@ -412,6 +414,10 @@ impl ShareFs {
                 return Ok(true);
             }
         }
+    }
+
+    fn is_file(&self, directory: u64, name: &CStr) -> io::Result<bool> {
+        Ok(self.find(directory, name)?.is_some_and(|found| found.kind() == libc::S_IFREG))
     }
 
     fn has(&self, directory: u64, name: &CStr) -> io::Result<bool> {
