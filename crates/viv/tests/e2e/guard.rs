@@ -1,16 +1,31 @@
 //! What git on the host would run, attacked by root inside a live workspace.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::support::Host;
 
-/// The mark that nothing may leave on the host: what the guest would have git run.
+/// A directory of the user's beside the project.
+fn directory(host: &Host, name: &str) -> PathBuf {
+    let directory = host.path(name);
+    std::fs::create_dir(&directory).unwrap();
+    host.own(&directory);
+    directory
+}
+
+/// What the guest would have git run; it leaves a mark on the host.
 fn trap(host: &Host) -> String {
-    format!("touch {}", host.path("trapped").display())
+    format!("touch {}/sprung", directory(host, "trap").display())
+}
+
+fn is_sprung(host: &Host) -> bool {
+    host.path("trap/sprung").exists()
 }
 
 fn git(host: &Host, directory: &Path, arguments: &[&str]) -> bool {
-    host.command("git").arg("-C").arg(directory).args(arguments).status().unwrap().success()
+    let mut git = host.command("git");
+    git.arg("-C").arg(directory).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    git.status().unwrap().success()
 }
 
 /// As a prompt and a careless user would, everywhere in the project.
@@ -28,14 +43,14 @@ fn use_git_everywhere(host: &Host) {
             }
         }
     }
-    assert!(!host.path("trapped").exists(), "git on the host ran what the guest wanted");
+    assert!(!is_sprung(host), "git on the host ran what the guest wanted");
 }
 
 #[test]
 fn a_project_with_submodules_worktrees_and_hooks_of_its_own() {
     let Some(host) = Host::ordinary() else { return };
     let project = host.project();
-    let source = host.path("library");
+    let source = directory(&host, "library");
     let steps = format!(
         "set -e; export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=a@b
          git init -q {source}; cd {source}; echo 1 > f; git add f; git commit -qm one
@@ -130,6 +145,9 @@ fn the_guard_can_be_left_out() {
     let Some(host) = Host::ordinary() else { return };
     assert!(git(&host, &host.project(), &["init", "-q"]));
     let sandbox = host.sandbox(&["--no-git-guard"]);
-    sandbox.ok("git config core.fsmonitor false && echo x > .git/hooks/pre-commit");
+    let trap = trap(&host);
+    sandbox.ok(&format!("git config core.fsmonitor '{trap}' && echo x > .git/hooks/pre-commit && git worktree list"));
     assert!(host.project().join(".git/hooks/pre-commit").exists());
+    git(&host, &host.project(), &["status"]);
+    assert!(is_sprung(&host), "so the traps of the other tests are ones");
 }
