@@ -85,7 +85,7 @@ impl Found<'_> {
             }
             // A link means where it leads.
             Ok(_) => self.repository(&git, &mut budget),
-            Err(_) if self.root.join("HEAD").exists() => self.repository(&self.root.to_owned(), &mut budget),
+            Err(_) if self.root.join("HEAD").exists() => self.repository(self.root, &mut budget),
             Err(_) => {}
         }
     }

@@ -273,7 +273,7 @@ impl ShareFs {
     fn check_made(&self, directory: &Pinned, name: &CStr, made: Made) -> io::Result<()> {
         let refused = || Err(errno(libc::EPERM));
         if self.is_frozen(directory.number, &OBEYED)? {
-            let in_hooks = self.nodes().place(directory.number).is_some_and(|(_, name)| &*name == HOOKS);
+            let in_hooks = self.nodes().place(directory.number).is_some_and(|(_, name)| *name == *HOOKS);
             return if in_hooks && is_sample(name) { Ok(()) } else { refused() };
         }
         if name == HEAD {
@@ -319,7 +319,7 @@ impl ShareFs {
             }
             let Some((parent, name)) = self.nodes().place(next) else { return self.is_lost(next) };
             if obeyed.contains(&&*name) {
-                let sample = &*name == HOOKS && depth == 1 && below.as_deref().is_some_and(is_sample);
+                let sample = *name == *HOOKS && depth == 1 && below.as_deref().is_some_and(is_sample);
                 if !sample && self.is_repository(&self.reach(parent)?)? {
                     return Ok(true);
                 }
@@ -340,7 +340,7 @@ impl ShareFs {
     }
 
     fn is_repository(&self, directory: &Pinned) -> io::Result<bool> {
-        let called = self.nodes().place(directory.number).is_some_and(|(_, name)| &*name == REPOSITORY);
+        let called = self.nodes().place(directory.number).is_some_and(|(_, name)| *name == *REPOSITORY);
         Ok(called || self.has(directory.inner, HEAD)?)
     }
 
