@@ -30,10 +30,10 @@ fn accepts(schema: &Value, document: &Value) -> bool {
         }),
         "additionalProperties" => document.as_object().is_none_or(|fields| {
             let declared = |name: &str| schema["properties"].get(name).is_some();
-            let others = fields.iter().filter(|(name, _)| !declared(name)).map(|(_, value)| value);
+            let mut others = fields.iter().filter(|(name, _)| !declared(name)).map(|(_, value)| value);
             match wanted {
                 Value::Bool(false) => others.count() == 0,
-                schema => others.fold(true, |all, value| all && accepts(schema, value)),
+                schema => others.all(|value| accepts(schema, value)),
             }
         }),
         "required" => document.as_object().is_none_or(|fields| {
