@@ -18,6 +18,7 @@
 mod client;
 mod error;
 mod exec;
+mod guard;
 mod holdings;
 mod home;
 mod memory;

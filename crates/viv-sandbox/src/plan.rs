@@ -9,6 +9,7 @@ use viv_shares::{FileDaemonSpec, ShareSpec};
 use viv_vmm::{Accel, Backing, CommandPlan, Disk, HostFacts, Kvm, LinkCarrier, MachineSpec, MachineStart};
 
 use crate::error::adopt;
+use crate::guard;
 use crate::nic;
 use crate::nix;
 use crate::template::{self, TemplatePlan};
@@ -16,9 +17,6 @@ use crate::{Error, ErrorKind, Mount, Paths, Result, SandboxSpec, TemplateUse};
 
 /// The virtiofs device's name in the guest.
 const SHARE_TAG: &str = "viv";
-
-/// What a live share never lets the guest change: git would run it on the host, as the user.
-const PROTECTED: [&str; 2] = [".git/hooks", ".git/config"];
 
 /// The files a machine is made from, out of the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,13 +103,13 @@ pub fn probe_host(paths: &Paths) -> Result<HostFacts> {
     HostFacts::probe(&paths.cache.join("host")).map_err(adopt)
 }
 
-/// Plans a sandbox. Only looks at the host to learn which shares are directories.
+/// Plans a sandbox. Only looks at the host to learn which shares are directories, and what git would obey in them.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidSpec`] for a machine that cannot be, [`ErrorKind::ShareMissing`] for a
 /// share that is neither a directory nor a file, and the VMM's own refusals.
 pub fn plan(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts) -> Result<Plan> {
-    plan_with(spec, artifacts, host, &|path| {
+    let kind_of = |path: &Path| {
         let metadata = std::fs::metadata(path)?;
         if metadata.is_dir() {
             Ok(ShareKind::Directory)
@@ -120,15 +118,18 @@ pub fn plan(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts) -> Resu
         } else {
             Err(std::io::Error::other("it is neither a directory nor a regular file"))
         }
-    })
+    };
+    plan_with(spec, artifacts, host, &Look { kind_of: &kind_of, obeyed_by_git: &guard::protected })
 }
 
-fn plan_with(
-    spec: &SandboxSpec,
-    artifacts: &Artifacts,
-    host: &HostFacts,
-    kind_of: &dyn Fn(&Path) -> std::io::Result<ShareKind>,
-) -> Result<Plan> {
+/// The questions to the host's file system.
+struct Look<'a> {
+    kind_of: &'a dyn Fn(&Path) -> std::io::Result<ShareKind>,
+    /// What git would obey in a directory, relative to it.
+    obeyed_by_git: &'a dyn Fn(&Path) -> Vec<PathBuf>,
+}
+
+fn plan_with(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts, look: &Look) -> Result<Plan> {
     let accel = host.accel(spec.accel).map_err(adopt)?;
     let link = link_carrier(&spec.id, host);
     let mut disks = vec![
@@ -178,19 +179,23 @@ fn plan_with(
     let mut daemon_shares = Vec::new();
     let mut guest_shares = Vec::new();
     for (number, Mount { source, destination, read_only, coherent }) in shares.into_iter().enumerate() {
-        let kind = match kind_of(&source) {
+        let kind = match (look.kind_of)(&source) {
             // An agent's home, which is made before a start and not for a look at the plan.
             Err(error) if coherent && error.kind() == std::io::ErrorKind::NotFound => ShareKind::Directory,
             kind => kind.map_err(|error| {
                 Error::new(ErrorKind::ShareMissing, format!("{} cannot be shared", source.display())).source(error)
             })?,
         };
-        let protect = match (kind, read_only) {
-            (ShareKind::Directory, false) => PROTECTED.map(PathBuf::from).to_vec(),
-            _ => Vec::new(),
-        };
+        let writable = kind == ShareKind::Directory && !read_only;
+        // In an agent's home nobody calls git on the host.
+        let guarded = writable && !coherent && spec.git_guard;
+        let mut protect = if guarded { (look.obeyed_by_git)(&source) } else { Vec::new() };
+        if writable && source == spec.workspace {
+            protect.extend(spec.protect.iter().cloned());
+        }
         let entry = match number.to_string() {
             entry if coherent => viv_shares::coherent_entry(&entry),
+            entry if guarded => viv_shares::guarded_entry(&entry),
             entry => entry,
         };
         daemon_shares.push(ShareSpec { entry: entry.clone(), source, read_only, protect, gathered: None });
@@ -376,7 +381,7 @@ mod tests {
     }
 
     fn template(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts) -> TemplatePlan {
-        match plan_with(spec, artifacts, host, &kind_of).unwrap().start {
+        match plan_with(spec, artifacts, host, &LOOK).unwrap().start {
             StartPlan::Template(template) => *template,
             StartPlan::Cold { reason } => panic!("{reason}"),
         }
@@ -394,41 +399,53 @@ mod tests {
         }
     }
 
-    fn kind_of(path: &Path) -> std::io::Result<ShareKind> {
-        Ok(if path.extension().is_some() { ShareKind::File } else { ShareKind::Directory })
-    }
+    const LOOK: Look = Look {
+        kind_of: &|path| Ok(if path.extension().is_some() { ShareKind::File } else { ShareKind::Directory }),
+        obeyed_by_git: &|_| vec![".git/config".into(), ".git/hooks".into()],
+    };
 
     #[test]
     fn a_sandbox_with_three_shares() {
-        let plan = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
+        let plan = plan_with(&spec(), &artifacts(), &host(), &LOOK).unwrap();
         insta::assert_snapshot!(plan);
         insta::assert_json_snapshot!((&plan.warnings, &plan.file_daemon, &plan.shares, &plan.guest_shares));
     }
 
     #[test]
+    fn what_git_obeys_is_protected_unless_that_is_not_wanted() {
+        let shares = |spec: &SandboxSpec| plan_with(spec, &artifacts(), &host(), &LOOK).unwrap().shares;
+        let guarded = shares(&SandboxSpec { protect: vec![".envrc".into()], ..spec() });
+        assert_eq!(guarded[0].entry, "0.guarded");
+        assert_eq!(guarded[0].protect, [".git/config", ".git/hooks", ".envrc"].map(PathBuf::from));
+        assert!(guarded[1..].iter().all(|share| share.protect.is_empty()), "read-only, and a file");
+        let open = shares(&SandboxSpec { protect: vec![".envrc".into()], git_guard: false, ..spec() });
+        assert_eq!((open[0].entry.as_str(), open[0].protect.as_slice()), ("0", &[PathBuf::from(".envrc")][..]));
+    }
+
+    #[test]
     fn layers_are_further_disks_that_the_guest_is_told_of() {
-        let without = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap().to_string();
+        let without = plan_with(&spec(), &artifacts(), &host(), &LOOK).unwrap().to_string();
         let layered = Artifacts { layers: vec!["/cache/base".into(), "/cache/top".into()], ..artifacts() };
-        let with = plan_with(&spec(), &layered, &host(), &kind_of).unwrap();
+        let with = plan_with(&spec(), &layered, &host(), &LOOK).unwrap();
         let lines = with.to_string();
         let changed: Vec<&str> = lines.lines().filter(|line| !without.contains(line)).collect();
         insta::assert_json_snapshot!(changed);
         let files = template(&spec(), &layered, &host()).files;
         assert!(layered.layers.iter().all(|layer| files.contains(layer)));
         let many = Artifacts { layers: vec!["/cache/layer".into(); 200], ..artifacts() };
-        let error = plan_with(&spec(), &many, &host(), &kind_of).unwrap_err();
+        let error = plan_with(&spec(), &many, &host(), &LOOK).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::InvalidSpec);
     }
 
     #[test]
     fn the_link_goes_over_vsock_where_the_host_has_it() {
-        let serial = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
+        let serial = plan_with(&spec(), &artifacts(), &host(), &LOOK).unwrap();
         assert_eq!(serial.link, LinkCarrier::VirtioSerial);
         let templates = HostFacts { vhost_vsock: true, ..host() };
-        assert_eq!(plan_with(&spec(), &artifacts(), &templates, &kind_of).unwrap().link, LinkCarrier::VirtioSerial);
+        assert_eq!(plan_with(&spec(), &artifacts(), &templates, &LOOK).unwrap().link, LinkCarrier::VirtioSerial);
         let host = HostFacts { qemu: old_qemu(), ..templates };
-        let vsock = plan_with(&spec(), &artifacts(), &host, &kind_of).unwrap();
-        assert_eq!(vsock, plan_with(&spec(), &artifacts(), &host, &kind_of).unwrap(), "a plan is pure");
+        let vsock = plan_with(&spec(), &artifacts(), &host, &LOOK).unwrap();
+        assert_eq!(vsock, plan_with(&spec(), &artifacts(), &host, &LOOK).unwrap(), "a plan is pure");
         insta::assert_json_snapshot!(vsock.link);
         insta::assert_snapshot!(vsock);
     }
@@ -489,9 +506,9 @@ mod tests {
 
     #[test]
     fn where_there_can_be_no_template_the_plan_says_why() {
-        let cold = plan_with(&SandboxSpec { template: TemplateUse::Never, ..spec() }, &artifacts(), &host(), &kind_of)
-            .unwrap();
-        let old = plan_with(&spec(), &artifacts(), &HostFacts { qemu: old_qemu(), ..host() }, &kind_of).unwrap();
+        let cold =
+            plan_with(&SandboxSpec { template: TemplateUse::Never, ..spec() }, &artifacts(), &host(), &LOOK).unwrap();
+        let old = plan_with(&spec(), &artifacts(), &HostFacts { qemu: old_qemu(), ..host() }, &LOOK).unwrap();
         insta::assert_json_snapshot!([cold.start, old.start]);
     }
 
@@ -517,7 +534,7 @@ mod tests {
     #[test]
     fn a_special_file_is_not_shared() {
         let special = |_: &Path| Err(std::io::Error::other("it is neither a directory nor a regular file"));
-        let error = plan_with(&spec(), &artifacts(), &host(), &special).unwrap_err();
+        let error = plan_with(&spec(), &artifacts(), &host(), &Look { kind_of: &special, ..LOOK }).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::ShareMissing);
     }
 }

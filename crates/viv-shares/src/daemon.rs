@@ -18,6 +18,7 @@ use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guard::{Guard, ReservedNames};
 use crate::helper::Helper;
 use crate::limits::OpenFiles;
 use crate::namespace::Owner;
@@ -64,13 +65,13 @@ enum Event {
 pub fn serve(input: OwnedFd, listener: OwnedFd, ready: OwnedFd) -> Result<()> {
     let prepared = prepare(File::from(input), &[listener.as_fd(), ready.as_fd()]);
     let mut ready = Some(File::from(ready));
-    let (daemon, helper) = match prepared {
+    let (daemon, helper, reserved) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return tell(&mut ready, Err(error)),
     };
     let (events, happened) = channel();
     let started = start("viv-vmm", &events, || Event::Ended(connection(daemon, listener)))
-        .and_then(|()| start("viv-helper", &events, || Event::Mounted(helper.wait())));
+        .and_then(|()| start("viv-helper", &events, move || Event::Mounted(helper.wait(&reserved))));
     drop(events);
     if let Err(error) = started {
         return tell(&mut ready, Err(error));
@@ -86,7 +87,7 @@ pub fn serve(input: OwnedFd, listener: OwnedFd, ready: OwnedFd) -> Result<()> {
 }
 
 /// Everything up to the first request of the VMM. The helper gets none of the descriptors in `own`.
-fn prepare(mut input: File, own: &[BorrowedFd<'_>]) -> Result<(Daemon, Helper)> {
+fn prepare(mut input: File, own: &[BorrowedFd<'_>]) -> Result<(Daemon, Helper, ReservedNames)> {
     let owner = Owner::current();
     owner.bind()?;
     // For those who look at the list of processes; it makes no difference to anything else.
@@ -104,9 +105,10 @@ fn prepare(mut input: File, own: &[BorrowedFd<'_>]) -> Result<(Daemon, Helper)> 
     owner.bind()?;
     // Before any thread is started: threads inherit the filter.
     confine::filter_system_calls()?;
-    let daemon = daemon(&spec, descriptors, open_files)
+    let reserved = ReservedNames::default();
+    let daemon = daemon(&spec, descriptors, open_files, reserved.clone())
         .map_err(|message| Error::new(ErrorKind::Serve, "cannot start the file daemon").source(message))?;
-    Ok((daemon, helper))
+    Ok((daemon, helper, reserved))
 }
 
 /// Says how the start went, if it has not been said yet.
@@ -150,9 +152,10 @@ fn daemon(
     spec: &FileDaemonSpec,
     descriptors: File,
     open_files: OpenFiles,
+    reserved: ReservedNames,
 ) -> std::result::Result<Daemon, Box<dyn std::error::Error + Send + Sync>> {
     let passthrough = PassthroughFs::new(config(spec, descriptors, open_files.guest))?;
-    let fs = ShareFs::new(passthrough, open_files.nodes);
+    let fs = ShareFs::new(passthrough, open_files.nodes, Guard::new(reserved));
     let backend = VhostUserFsBackendBuilder::default().set_thread_pool_size(spec.thread_pool).build(fs)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     Ok(VhostUserDaemon::new("viv-shares".to_owned(), Arc::new(backend), memory).map_err(|error| error.to_string())?)

@@ -10,15 +10,16 @@
 //!    new namespaces entered ── a byte ────────────────────>  maps of ids written
 //!    root of them <─────────────────────────── an errno ───  joins them, but for mounts
 //!    sees an empty directory only ── a byte ──────┐          second line read
-//!    no capabilities, seccomp, serves the VMM     │          copy of the host's mounts, tree assembled in it
-//!                                                 └───────>  joins the daemon's mounts, shows it the tree
+//!    no capabilities, seccomp, serves the VMM     └───────>  copy of the host's mounts, tree assembled in it
+//!    what must not be made <────────────────── a line ─────
+//!    knows it ── a byte ──────────────────────────────────>  joins the daemon's mounts, shows it the tree
 //!    ready <─────────────────────────────────── a line ────  ends
 //! ```
 //!
 //! The helper is what holds the descriptor with the shares; the daemon has let go of it before it meets its guest.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -26,6 +27,7 @@ use rustix::process::{Pid, PidfdFlags, chdir, getpid, pidfd_open};
 use rustix::thread::set_name;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::guard::{Reserved, ReservedNames};
 use crate::namespace::{Maps, Owner};
 use crate::{namespace, plan, ready, spec, sys, tree};
 
@@ -66,12 +68,17 @@ impl Helper {
         self.0.write_all(&[0]).context(ErrorKind::Mount, || "the helper of the file daemon is gone".to_owned())
     }
 
-    /// Waits until the shares are mounted or known not to be. The helper has ended then, or is about to.
-    pub(crate) fn wait(mut self) -> Result<()> {
+    /// Waits until the shares are mounted or known not to be. What of them is not there and must not be made is in
+    /// `reserved` before they are. The helper has ended then, or is about to.
+    pub(crate) fn wait(mut self, reserved: &ReservedNames) -> Result<()> {
+        // What cannot be read or written was not said, or is not heard: then nothing follows.
         let mut line = String::new();
-        // What cannot be read was not said.
+        let _ = BufReader::new(&mut self.0).read_line(&mut line);
+        reserved.set(ready::heard(&line)?);
+        let _ = self.0.write_all(&[0]);
+        line.clear();
         let _ = self.0.read_to_string(&mut line);
-        ready::heard(&line)
+        ready::heard(&line).map(drop)
     }
 }
 
@@ -94,15 +101,18 @@ fn run(daemon: Pid, maps: &Maps, input: File, mut there: File) -> Result<()> {
     let assembled = assemble(owner, daemon, input);
     // Failures wait for it as well: the daemon would take an early end for another one.
     there.read_exact(&mut [0]).map_err(gone)?;
-    let result = assembled.and_then(|(daemon, tree)| {
-        namespace::join_mounts(daemon)?;
-        tree::attach(&tree)
-    });
+    let (daemon, tree, reserved) = match assembled {
+        Ok(assembled) => assembled,
+        Err(error) => return there.write_all(ready::failed(&error).as_bytes()).map_err(gone),
+    };
+    there.write_all(ready::reserved(reserved).as_bytes()).map_err(gone)?;
+    there.read_exact(&mut [0]).map_err(gone)?;
+    let result = namespace::join_mounts(daemon).and_then(|()| tree::attach(&tree));
     there.write_all(ready::told(&result).as_bytes()).map_err(gone)
 }
 
-/// Makes the tree of shares; with the process to show it to.
-fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd)> {
+/// Makes the tree of shares; with the process to show it to, and what is not there and must not be made.
+fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd, Vec<Reserved>)> {
     let daemon = pidfd_open(daemon, PidfdFlags::empty())
         .context(ErrorKind::NamespaceDenied, || "cannot open the process of the file daemon".to_owned())?;
     namespace::join(&daemon)?;
@@ -110,5 +120,6 @@ fn assemble(owner: Owner, daemon: Pid, input: File) -> Result<(OwnedFd, OwnedFd)
     let shares = spec::read_shares(input.into())?;
     // Not before: mounts made on the host while it waited are to be seen, and those taken away not kept.
     namespace::copy_mounts()?;
-    Ok((daemon, tree::assemble(&plan::plan(&shares)?)?))
+    let (tree, reserved) = tree::assemble(&plan::plan(&shares)?)?;
+    Ok((daemon, tree, reserved))
 }

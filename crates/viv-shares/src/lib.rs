@@ -19,6 +19,7 @@
 //! - `namespace`, `confine` and `filter` take rights away.
 //! - `gather` shows some names of a directory, as a store of packages needs it.
 //! - `share_fs` says what the guest may ask for, on top of virtiofsd's pass-through file system.
+//! - `guard` keeps what git on the host would run from the guest.
 //! - `nodes` and `limits` bound the number of open files.
 #![warn(missing_docs)]
 
@@ -28,6 +29,7 @@ mod daemon;
 mod error;
 mod filter;
 mod gather;
+mod guard;
 mod helper;
 mod limits;
 mod namespace;
@@ -44,6 +46,7 @@ mod tree;
 pub use coherence::coherent_entry;
 pub use daemon::serve;
 pub use error::{Error, ErrorKind, Result};
+pub use guard::guarded_entry;
 pub use plan::{Step, plan};
 pub use ready::parse_ready;
 pub use spec::{FileDaemonSpec, ShareSpec, shares_line};

@@ -54,7 +54,8 @@ pub enum Step {
         /// The directory, relative to the share.
         path: PathBuf,
     },
-    /// A read-only bind mount of a path of a share onto itself, if it exists.
+    /// A read-only bind mount of a path of a share onto itself. If it does not exist, the daemon is told not to let it
+    /// be made.
     Protect {
         /// The share it belongs to.
         entry: String,

@@ -6,17 +6,25 @@ use serde::{Deserialize, Serialize};
 use viv_error::Report;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::Reserved;
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Failed { error: Report },
-    Ready { ok: bool },
+    Failed {
+        error: Report,
+    },
+    Ready {
+        ok: bool,
+        /// From the helper to the daemon only.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reserved: Vec<Reserved>,
+    },
 }
 
 /// The line for a daemon that is ready: `{"ok":true}`.
 pub(crate) fn ready() -> String {
-    line(&Line::Ready { ok: true })
+    line(&Line::Ready { ok: true, reserved: Vec::new() })
 }
 
 /// The line for a daemon that is not, and why: `{"error":{…}}`.
@@ -36,10 +44,15 @@ pub(crate) fn told(result: &Result<()>) -> String {
     result.as_ref().map_or_else(failed, |()| ready())
 }
 
-/// What the line of the helper says, if it has said one.
-pub(crate) fn heard(line: &str) -> Result<()> {
+/// The first line of the helper: what is not there and must not be made.
+pub(crate) fn reserved(reserved: Vec<Reserved>) -> String {
+    line(&Line::Ready { ok: true, reserved })
+}
+
+/// What a line of the helper says, if it has said one.
+pub(crate) fn heard(line: &str) -> Result<Vec<Reserved>> {
     match serde_json::from_str(line) {
-        Ok(Line::Ready { ok: true }) => Ok(()),
+        Ok(Line::Ready { ok: true, reserved }) => Ok(reserved),
         Ok(Line::Failed { error }) => Err(from_report(error)),
         _ => Err(Error::new(ErrorKind::Mount, "the helper of the file daemon ended before the shares were mounted")),
     }
@@ -87,7 +100,7 @@ impl std::error::Error for Cause {
 pub fn parse_ready(line: &str) -> std::result::Result<(), Report> {
     let unexpected = |message: String| Report { kind: "serve".to_owned(), message, causes: vec![], hints: vec![] };
     match serde_json::from_str(line) {
-        Ok(Line::Ready { ok: true }) => Ok(()),
+        Ok(Line::Ready { ok: true, .. }) => Ok(()),
         Ok(Line::Failed { error }) => Err(error),
         _ if line.is_empty() => Err(unexpected("the file daemon ended before it was ready".to_owned())),
         _ => Err(unexpected(format!("the file daemon said {:?} instead of being ready", line.trim_end()))),

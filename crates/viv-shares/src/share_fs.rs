@@ -15,24 +15,29 @@
 //! - **Extended attributes** don't exist. `security.capability` would be a set-user-id bit by another name, and
 //!   without any, the guest's kernel learns after one request not to ask for them at every exec, write and `ls -l`.
 
+mod checks;
+mod state;
+
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use virtiofsd::filesystem::{
-    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
+    SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 
 use crate::coherence::{is_coherent, timeout};
 use crate::gather::Plain;
-use crate::nodes::{Identity, Nodes, Whereabouts};
+use crate::guard::{Guard, Made};
+use crate::nodes::{Nodes, Whereabouts};
 use crate::stamp::settled_stamp;
+
+use checks::{believed, check_name, identity_of, without_set_id};
+pub(crate) use checks::{errno, host_context};
 
 type Handle = <PassthroughFs as FileSystem>::Handle;
 type DirIter = <PassthroughFs as FileSystem>::DirIter;
@@ -59,16 +64,17 @@ const OPEN_FLAGS: u32 = (libc::O_ACCMODE
 
 /// virtiofsd's file system, kept within the rules above and within a number of open files.
 pub(crate) struct ShareFs {
-    inner: PassthroughFs,
+    pub(crate) inner: PassthroughFs,
     nodes: Mutex<Nodes>,
     plain: Plain,
+    pub(crate) guard: Guard,
 }
 
 /// A node in use: it stays live as long as this exists.
-struct Pinned<'a> {
+pub(crate) struct Pinned<'a> {
     fs: &'a ShareFs,
-    number: u64,
-    inner: u64,
+    pub(crate) number: u64,
+    pub(crate) inner: u64,
 }
 
 impl Drop for Pinned<'_> {
@@ -79,11 +85,11 @@ impl Drop for Pinned<'_> {
 
 impl ShareFs {
     /// Wraps `inner`, of which at most about `budget` files are kept by descriptor.
-    pub(crate) fn new(inner: PassthroughFs, budget: usize) -> Self {
-        Self { inner, nodes: Mutex::new(Nodes::new(budget)), plain: Plain::default() }
+    pub(crate) fn new(inner: PassthroughFs, budget: usize, guard: Guard) -> Self {
+        Self { inner, nodes: Mutex::new(Nodes::new(budget)), plain: Plain::default(), guard }
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+    pub(crate) fn nodes(&self) -> MutexGuard<'_, Nodes> {
         // Every change leaves the table whole, so a panic elsewhere is no reason to stop.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,7 +105,7 @@ impl ShareFs {
     }
 
     /// Makes a node live, if it is not, and keeps it so.
-    fn reach(&self, number: u64) -> io::Result<Pinned<'_>> {
+    pub(crate) fn reach(&self, number: u64) -> io::Result<Pinned<'_>> {
         // What is away is found from the nearest live directory above it, which is where the loop ends.
         let mut away = Vec::new();
         let mut next = number;
@@ -179,6 +185,9 @@ impl ShareFs {
         flags: u32,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
         let entry = self.lookup(context, parent, name)?;
+        if entry.inode == 0 {
+            return Err(errno(libc::ENOENT));
+        }
         match self.open(context, entry.inode, kill_privileges, flags) {
             Ok((handle, options)) => Ok((entry, handle, options)),
             Err(error) => {
@@ -198,38 +207,6 @@ impl ShareFs {
     fn closed(&self, node: u64) {
         self.update(|nodes, forgotten| nodes.unpin(node, forgotten));
     }
-}
-
-/// What the guest is told of a node it has a number for, and how long it may believe it.
-fn believed(mut entry: Entry) -> Entry {
-    entry.attr_timeout = timeout(entry.inode, entry.attr_timeout);
-    entry.entry_timeout = timeout(entry.inode, entry.entry_timeout);
-    entry
-}
-
-fn errno(code: i32) -> io::Error {
-    io::Error::from_raw_os_error(code)
-}
-
-fn check_name(name: &CStr) -> io::Result<()> {
-    match name.to_bytes() {
-        b"" | b"." | b".." => Err(errno(libc::EINVAL)),
-        name if name.contains(&b'/') => Err(errno(libc::EINVAL)),
-        _ => Ok(()),
-    }
-}
-
-fn without_set_id(mode: u32) -> u32 {
-    mode & !(libc::S_ISUID | libc::S_ISGID)
-}
-
-fn identity_of(entry: &Entry) -> Identity {
-    Identity { number: entry.attr.ino, kind: entry.attr.mode & libc::S_IFMT }
-}
-
-/// The caller as far as the host is concerned: with any other, virtiofsd would try to change its credentials.
-fn host_context() -> Context {
-    Context { uid: 0.into(), gid: 0.into(), pid: 0 }
 }
 
 /// Requests about one node, and nothing else to check.
@@ -329,6 +306,7 @@ impl FileSystem for ShareFs {
         mut valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
         let node = self.reach(inode)?;
+        let _guarded = self.may_set(inode, valid)?;
         if valid.contains(SetattrValid::MODE) {
             attributes.mode = self.permitted_mode(node.inner, attributes.mode)?;
         }
@@ -346,6 +324,7 @@ impl FileSystem for ShareFs {
         _extensions: Extensions,
     ) -> io::Result<Entry> {
         let directory = self.directory(parent, name)?;
+        let _guarded = self.may_make(&directory, name, Made::Link)?;
         let entry = self.inner.symlink(host_context(), target, directory.inner, name, Extensions::default())?;
         Ok(self.learn(parent, name, entry))
     }
@@ -364,6 +343,7 @@ impl FileSystem for ShareFs {
             return Err(errno(libc::EPERM));
         }
         let directory = self.directory(parent, name)?;
+        let _guarded = self.may_make(&directory, name, Made::File)?;
         let (mode, extensions) = (without_set_id(mode), Extensions::default());
         let entry = self.inner.mknod(host_context(), directory.inner, name, mode, 0, umask, extensions)?;
         Ok(self.learn(parent, name, entry))
@@ -379,6 +359,7 @@ impl FileSystem for ShareFs {
         _extensions: Extensions,
     ) -> io::Result<Entry> {
         let directory = self.directory(parent, name)?;
+        let _guarded = self.may_make(&directory, name, Made::Directory)?;
         let (mode, extensions) = (without_set_id(mode), Extensions::default());
         let entry = self.inner.mkdir(host_context(), directory.inner, name, mode, umask, extensions)?;
         Ok(self.learn(parent, name, entry))
@@ -396,6 +377,15 @@ impl FileSystem for ShareFs {
         _extensions: Extensions,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
         let directory = self.directory(parent, name)?;
+        let guarded = match self.may_make(&directory, name, Made::File) {
+            // What exists may be opened to be read, and what it is opened for is looked at then.
+            Err(refused) if flags & libc::O_EXCL as u32 == 0 => {
+                return self
+                    .open_existing(context, parent, name, kill_privileges, flags)
+                    .map_err(|error| if error.raw_os_error() == Some(libc::ENOENT) { refused } else { error });
+            }
+            guarded => guarded?,
+        };
         // Left to itself, virtiofsd opens a file that exists already, and if it can't, never forgets it again.
         let exclusive = flags & OPEN_FLAGS | libc::O_EXCL as u32;
         let (mode, extensions) = (without_set_id(mode), Extensions::default());
@@ -411,6 +401,7 @@ impl FileSystem for ShareFs {
         );
         let (mut entry, handle, options) = match created {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && flags & libc::O_EXCL as u32 == 0 => {
+                drop(guarded);
                 return self.open_existing(context, parent, name, kill_privileges, flags);
             }
             result => result?,
@@ -427,6 +418,7 @@ impl FileSystem for ShareFs {
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
         let directory = self.directory(parent, name)?;
+        self.may_remove(&directory, name)?;
         self.inner.unlink(context, directory.inner, name)?;
         self.update(|nodes, forgotten| nodes.removed(parent, name, forgotten));
         Ok(())
@@ -434,6 +426,7 @@ impl FileSystem for ShareFs {
 
     fn rmdir(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
         let directory = self.directory(parent, name)?;
+        self.may_remove(&directory, name)?;
         self.inner.rmdir(context, directory.inner, name)?;
         self.update(|nodes, forgotten| nodes.removed(parent, name, forgotten));
         Ok(())
@@ -453,8 +446,9 @@ impl FileSystem for ShareFs {
         }
         let old_directory = self.directory(old_parent, old_name)?;
         let new_directory = self.directory(new_parent, new_name)?;
-        self.inner.rename(context, old_directory.inner, old_name, new_directory.inner, new_name, flags)?;
         let exchange = flags & libc::RENAME_EXCHANGE != 0;
+        let _guarded = self.may_rename((&old_directory, old_name), (&new_directory, new_name), exchange)?;
+        self.inner.rename(context, old_directory.inner, old_name, new_directory.inner, new_name, flags)?;
         self.update(|nodes, forgotten| {
             nodes.renamed((old_parent, old_name), (new_parent, new_name), exchange, forgotten);
         });
@@ -464,6 +458,7 @@ impl FileSystem for ShareFs {
     fn link(&self, context: Context, inode: u64, new_parent: u64, new_name: &CStr) -> io::Result<Entry> {
         let node = self.reach(inode)?;
         let directory = self.directory(new_parent, new_name)?;
+        let _guarded = self.may_link(&node, &directory, new_name)?;
         let entry = self.inner.link(context, node.inner, directory.inner, new_name)?;
         Ok(self.learn(new_parent, new_name, entry))
     }
@@ -478,6 +473,7 @@ impl FileSystem for ShareFs {
         let node = self.reach(inode)?;
         // Without O_CREAT, O_EXCL has no defined meaning.
         let flags = flags & OPEN_FLAGS & !(libc::O_EXCL as u32);
+        let _guarded = self.may_open(inode, flags)?;
         let (handle, mut options) = self.inner.open(context, node.inner, kill_privileges, flags)?;
         self.opened(inode, handle);
         let stamp = self
@@ -553,25 +549,6 @@ impl FileSystem for ShareFs {
             length,
             flags,
         )
-    }
-}
-
-impl SerializableFileSystem for ShareFs {
-    fn prepare_serialization(&self, cancel: Arc<AtomicBool>) {
-        self.inner.prepare_serialization(cancel);
-    }
-
-    fn serialize(&self, state: File) -> io::Result<()> {
-        if !self.nodes().is_empty() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the guest has mounted the shares"));
-        }
-        self.inner.serialize(state)
-    }
-
-    fn deserialize_and_apply(&self, state: File) -> io::Result<()> {
-        self.inner.deserialize_and_apply(state)?;
-        self.nodes().clear();
-        Ok(())
     }
 }
 

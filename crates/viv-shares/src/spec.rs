@@ -32,7 +32,8 @@ pub struct FileDaemonSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShareSpec {
     /// Its name in the root of the device: one path component, from [`coherent_entry`](crate::coherent_entry) for a
-    /// share that other guests write, too.
+    /// share that other guests write, too, and from [`guarded_entry`](crate::guarded_entry) for one in which the guest
+    /// does not get at what git on the host would run.
     pub entry: String,
     /// What is shared: an absolute path of a directory or a regular file. Symbolic links in it are followed once,
     /// when the tree is assembled.
@@ -40,7 +41,7 @@ pub struct ShareSpec {
     /// Whether writing is refused, by the host's kernel.
     pub read_only: bool,
     /// Paths below a directory share, relative to it, that the guest may read but not change, rename, replace or
-    /// move away with a directory above them. Those that don't exist when the tree is assembled are left out.
+    /// move away with a directory above them. Those that don't exist when the tree is assembled cannot be made.
     pub protect: Vec<PathBuf>,
     /// Names of a directory that alone are shown of it, in a read-only directory of their own; none for all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,6 +4,8 @@
 //! shares with [`assemble`] where the daemon can't see it, and hands it over with [`attach`]: in one step the empty
 //! directory becomes the whole tree, sealed. Nothing ever leads from the daemon's mounts to the host's.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +22,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gather;
+use crate::guard::Reserved;
 use crate::plan::Step;
 use crate::sys::restrict_mount;
 
@@ -50,10 +53,11 @@ pub(crate) fn hide() -> Result<File> {
     Ok(descriptors)
 }
 
-/// Assembles the tree that `steps` describes: the copy that is given is mounted nowhere.
+/// Assembles the tree that `steps` describes: the copy that is given is mounted nowhere. With it comes what was to be
+/// protected and is not there.
 ///
 /// Needs to run as root of a mount namespace whose mounts are all private, and ruins it for other uses.
-pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
+pub(crate) fn assemble(steps: &[Step]) -> Result<(OwnedFd, Vec<Reserved>)> {
     // All sources are cloned before the first mount, so that none of the mounts is part of a clone.
     let mut clones = Vec::new();
     for step in steps {
@@ -67,6 +71,7 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
     }
     let mut clones = clones.into_iter();
     let mut root = None;
+    let mut reserved = BTreeSet::new();
     for step in steps {
         match (step, &root) {
             (Step::Root { size_bytes, inodes }, _) => root = Some(mount_root(*size_bytes, *inodes)?),
@@ -77,8 +82,10 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
                     None => {}
                 }
             }
-            (Step::Pin { entry, path }, Some(root)) => bind_onto_itself(root, entry, path, 0)?,
-            (Step::Protect { entry, path }, Some(root)) => bind_onto_itself(root, entry, path, MOUNT_ATTR_RDONLY)?,
+            (Step::Pin { entry, path }, Some(root)) => drop(bind_onto_itself(root, entry, path, 0)?),
+            (Step::Protect { entry, path }, Some(root)) => {
+                reserved.extend(bind_onto_itself(root, entry, path, MOUNT_ATTR_RDONLY)?);
+            }
             (Step::Seal, Some(root)) => {
                 let attributes = SHARE_ATTRIBUTES | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC;
                 restrict_mount(root, attributes, false)
@@ -89,8 +96,9 @@ pub(crate) fn assemble(steps: &[Step]) -> Result<OwnedFd> {
     }
     let root = root.ok_or_else(|| Error::new(ErrorKind::Specification, "the plan has no root"))?;
     // The kernels of today mount on a mounted tree only, and move to another namespace only what is not mounted.
-    clone_mount(&root, Path::new(""))
-        .context(ErrorKind::Mount, || "cannot take the shares out of the namespace of the helper".to_owned())
+    let tree = clone_mount(&root, Path::new(""))
+        .context(ErrorKind::Mount, || "cannot take the shares out of the namespace of the helper".to_owned())?;
+    Ok((tree, reserved.into_iter().collect()))
 }
 
 /// Shows the daemon the tree. Needs to run in the mount namespace it has hidden in.
@@ -182,31 +190,45 @@ pub(crate) fn place(directory: &OwnedFd, name: &str, clone: &Mount) -> rustix::i
     move_mount(clone.mount.as_fd(), "", directory.as_fd(), name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-/// Binds what is at `path` of a share onto itself, with attributes of its own. What does not exist is left out.
-fn bind_onto_itself(root: &OwnedFd, entry: &str, path: &Path, attributes: u64) -> Result<()> {
+/// Binds what is at `path` of a share onto itself, with attributes of its own; gives its name. If it does not exist, that
+/// is the first name on the way to it that does not; a file where a directory would have to be takes its place.
+fn bind_onto_itself(root: &OwnedFd, entry: &str, path: &Path, attributes: u64) -> Result<Option<Reserved>> {
     let failed = || format!("cannot protect {} of share {entry}", path.display());
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let share = openat2(root, entry, flags, Mode::empty(), beneath).context(ErrorKind::Mount, failed)?;
-    let place = match openat2(&share, path, flags, Mode::empty(), beneath) {
-        Ok(place) => place,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        Err(Errno::LOOP) => {
-            return Err(Error::new(
-                ErrorKind::ProtectedLink,
-                format!("cannot protect {}: there is a symbolic link in it", path.display()),
-            )
-            .hint("put the file or directory itself there, or ask for it to be writable"));
-        }
-        Err(errno) => return Err(Error::new(ErrorKind::Mount, failed()).source(io::Error::from(errno))),
-    };
+    let mut place = openat2(root, entry, flags, Mode::empty(), beneath).context(ErrorKind::Mount, failed)?;
+    let mut reserved = None;
+    for component in path.components() {
+        let name = component.as_os_str();
+        let next = match openat2(&place, name, flags, Mode::empty(), beneath) {
+            Ok(next) => next,
+            Err(Errno::NOENT) => return reserve(&place, name).map(Some).context(ErrorKind::Mount, failed),
+            // A file: what is to be below it cannot come to be as long as it stays.
+            Err(Errno::NOTDIR) => break,
+            Err(Errno::LOOP) => {
+                return Err(Error::new(
+                    ErrorKind::ProtectedLink,
+                    format!("cannot protect {}: there is a symbolic link in it", path.display()),
+                )
+                .hint("put the file or directory itself there, or ask for it to be writable"));
+            }
+            Err(errno) => return Err(Error::new(ErrorKind::Mount, failed()).source(io::Error::from(errno))),
+        };
+        reserved = Some(reserve(&place, name).context(ErrorKind::Mount, failed)?);
+        place = next;
+    }
     let bind = || -> io::Result<()> {
         let clone = clone_mount(&place, Path::new(""))?;
         restrict_mount(&clone, attributes, true)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         Ok(move_mount(clone.as_fd(), "", place.as_fd(), "", flags)?)
     };
-    bind().context(ErrorKind::Mount, failed)
+    bind().context(ErrorKind::Mount, failed).map(|()| reserved)
+}
+
+fn reserve(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<Reserved> {
+    // A name that is not text comes from nobody: the specification is text.
+    Ok(Reserved { directory: fstat(directory)?.st_ino, name: name.to_string_lossy().into_owned() })
 }
 
 /// Changes the root and lets go of the old one, so that no path leads back.

@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command};
 use crate::commands::life::{self, Verb};
-use crate::commands::{agent, attach, doctor, exec, image, kernel, manage, net, print, run, template};
+use crate::commands::{agent, attach, doctor, exec, image, init, kernel, manage, net, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -29,6 +29,10 @@ pub fn main() -> ExitCode {
         Some(probe::NAMESPACE_PROBE) => return namespace_probe(),
         Some("internal-reference") => {
             return print::reference().unwrap_or_else(|failure| failure.code).into();
+        }
+        Some("internal-schema") => {
+            let user = std::env::args_os().nth(2).is_some_and(|which| which == "user");
+            return print::schema(user).unwrap_or_else(|failure| failure.code).into();
         }
         _ => {}
     }
@@ -55,6 +59,7 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Rename(arguments) => arguments.output.json,
         Command::Inspect(arguments) => arguments.json,
         Command::Disk(command) => command.is_json(),
+        Command::Init(arguments) => arguments.json,
         Command::Ps(arguments) => arguments.json,
         Command::Attach(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
@@ -70,6 +75,7 @@ fn dispatch(cli: &Cli) -> u8 {
     let printer = Printer::new(cli.verbosity, json);
     let result = match &cli.command {
         Command::Run(arguments) => run::run(arguments, &printer),
+        Command::Init(arguments) => init::init(arguments, &printer),
         Command::Exec(arguments) => exec::exec(arguments, &printer),
         Command::Attach(arguments) => attach::attach(arguments, &printer),
         Command::Ps(arguments) => manage::ps(arguments),

@@ -4,6 +4,7 @@ mod agent;
 mod app;
 mod cli;
 mod commands;
+#[allow(dead_code, reason = "the commands about sandboxes that stay read it")]
 mod definition;
 mod devcontainer;
 mod doctor;
@@ -12,6 +13,7 @@ mod error;
 mod exit_code;
 mod git;
 mod guest_binary;
+mod init;
 mod lock;
 mod network;
 mod output;

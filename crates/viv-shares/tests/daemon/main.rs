@@ -5,6 +5,7 @@
 mod cases;
 mod coherent;
 mod gathered;
+mod guard;
 mod guest;
 mod later;
 
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
 
 /// All tests, by name.
 fn all() -> impl Iterator<Item = &'static (&'static str, fn())> {
-    cases::ALL.iter().chain(coherent::ALL).chain(gathered::ALL).chain(later::ALL)
+    cases::ALL.iter().chain(coherent::ALL).chain(gathered::ALL).chain(guard::ALL).chain(later::ALL)
 }
 
 /// The daemon's process: listens on its standard input, is ready on its standard output, and is told what to do on its

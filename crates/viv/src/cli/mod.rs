@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bridge;
 pub mod image;
+mod init;
 mod kernel;
 pub mod life;
 pub mod network;
@@ -21,6 +22,7 @@ use clap_complete::Shell;
 use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
+pub use init::InitArguments;
 pub use kernel::{KernelArguments, KernelBuildArguments, KernelCommand};
 pub use run::{MachineArguments, RunArguments};
 pub use template::{BuildArguments, ListArguments, PruneArguments, RemoveArguments, TemplateCommand};
@@ -83,6 +85,8 @@ pub struct Verbosity {
 pub enum Command {
     /// Run a command, or a shell, in a fresh sandbox on this directory
     Run(Box<RunArguments>),
+    /// Write a viv.toml that fits this project
+    Init(InitArguments),
     /// Run a command, or a shell, in a running sandbox
     Exec(ExecArguments),
     /// Look at a running program's terminal again, which goes on when nobody looks

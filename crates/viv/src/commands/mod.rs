@@ -8,6 +8,7 @@ pub mod doctor;
 mod dry_run;
 pub mod exec;
 pub mod image;
+pub mod init;
 pub mod kernel;
 mod launch;
 pub mod life;

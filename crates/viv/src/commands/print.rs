@@ -1,4 +1,4 @@
-//! `viv completions`, `viv man` and the reference
+//! `viv completions`, `viv man`, the reference and the schemas of configuration files
 
 use clap::CommandFactory;
 
@@ -6,6 +6,7 @@ use crate::cli::{Cli, CompletionsArguments, ManArguments};
 use crate::error::{self, Failure};
 use crate::output::{clean::clean, print};
 use crate::reference;
+use crate::settings::schema::{self, Whose};
 
 /// Prints a shell's completion script.
 ///
@@ -46,5 +47,14 @@ pub fn man(arguments: &ManArguments) -> Result<u8, Failure> {
 /// A stdout that cannot be written.
 pub fn reference() -> Result<u8, Failure> {
     print(&reference::markdown(Cli::command()))?;
+    Ok(0)
+}
+
+/// Prints the JSON schema of `viv.toml`, or of the user's file.
+///
+/// # Errors
+/// A stdout that cannot be written.
+pub fn schema(user: bool) -> Result<u8, Failure> {
+    print(&schema::text(if user { Whose::User } else { Whose::Project }))?;
     Ok(0)
 }

@@ -9,6 +9,7 @@ pub mod definitions;
 pub mod file;
 pub mod layer;
 pub mod network;
+pub mod schema;
 pub mod values;
 
 pub use definitions::{DEFAULT_CACHE_LIMIT, DEFAULT_DISK, DEFAULT_MEMORY, default_cpus};

@@ -16,6 +16,7 @@ mod devices;
 mod exhaustion;
 mod faults;
 mod gateway;
+mod guard;
 mod identity;
 mod images;
 mod isolation;

@@ -12,7 +12,6 @@ use crate::lock::ProjectLock;
 use crate::output::clean::clean;
 use crate::output::{Printer, ProgressReporter, print_json};
 use crate::resolve::Resolved;
-use crate::settings::Layer;
 
 pub(super) fn lock(arguments: &LockArguments, paths: &Paths, printer: &Printer) -> Result<u8, Failure> {
     let project = Project::read(arguments, paths)?;

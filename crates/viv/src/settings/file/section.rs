@@ -7,9 +7,7 @@ use toml::de::DeValue;
 
 use super::{Key, Reader, Section, Trust, Value};
 use crate::error::Error;
-use crate::output::clean::clean;
 use crate::settings::definitions::{self, Setting};
-use crate::settings::layer::Layer;
 use crate::settings::values;
 
 impl Reader<'_> {
@@ -41,14 +39,8 @@ impl Reader<'_> {
         Ok(sections)
     }
 
-    fn describe(
-        &self,
-        title: &str,
-        key: &Key,
-        value: &Value,
-        settings: &[&'static Setting],
-    ) -> Result<Section, Error> {
-        let mut section = Section { layer: Layer::default(), ..Section::default() };
+    fn describe(&self, title: &str, key: &Key, value: &Value, settings: &[&'static Setting]) -> Result<Section, Error> {
+        let mut section = Section::default();
         for (name, value) in self.section(title, key, value)? {
             let Some(setting) = definitions::find_in(settings, name.get_ref()) else {
                 return Err(self.unknown_key(title, settings, name));
@@ -89,7 +81,7 @@ impl Reader<'_> {
         let words: Vec<String> = words?;
         match words.first() {
             Some(program) if !program.is_empty() => Ok(words),
-            _ => Err(self.bad_value(value.span(), setting, clean("a command is a text for the shell, or an array of words").as_ref())),
+            _ => Err(self.bad_value(value.span(), setting, "a command is a text for the shell, or an array of words")),
         }
     }
 }
