@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command, TargetArguments};
 use crate::commands::manage::Ending;
-use crate::commands::{agent, doctor, exec, image, kernel, manage, net, print, run, template};
+use crate::commands::{agent, doctor, exec, image, kernel, manage, net, print, review, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -52,6 +52,9 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Net(NetCommand::Setup(arguments)) => arguments.json,
         Command::Net(NetCommand::Teardown(arguments)) => arguments.json,
         Command::Agent(command) => command.is_json(),
+        Command::Diff(arguments) => arguments.json,
+        Command::Accept(arguments) | Command::Reject(arguments) => arguments.json,
+        Command::Undo(arguments) => arguments.json,
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };
@@ -62,6 +65,11 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Ps(arguments) => manage::ps(arguments),
         Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),
         Command::Kill(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Kill, &printer),
+        Command::Diff(arguments) => review::diff(arguments, &printer),
+        Command::Review(arguments) => review::review(arguments, &printer),
+        Command::Accept(arguments) => review::accept(arguments, &printer),
+        Command::Reject(arguments) => review::reject(arguments, &printer),
+        Command::Undo(arguments) => review::undo(arguments, &printer),
         Command::Kernel(arguments) => kernel::kernel(&arguments.command, &printer),
         Command::Image(command) => image::image(command, &printer),
         Command::Template(command) => template::template(command, &printer),

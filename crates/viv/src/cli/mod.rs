@@ -6,6 +6,7 @@ pub mod image;
 mod kernel;
 pub mod network;
 pub mod nix;
+pub mod review;
 mod run;
 mod template;
 
@@ -96,6 +97,32 @@ Examples:
   viv kill 3f2a                  at once; what the sandbox had not yet written is lost
   viv kill --all")]
     Kill(TargetArguments),
+    /// Show what a sandbox changed in its workspace
+    Diff(review::DiffArguments),
+    /// Look through what a sandbox changed, and accept or reject it hunk by hunk
+    Review(review::ReviewArguments),
+    /// Accept what a sandbox changed: all of it, or these paths
+    #[command(after_help = "\
+Examples:
+  viv accept                     all that the last sandbox on this directory changed
+  viv accept src/ Cargo.toml     these
+  viv accept web -- src          these of the sandbox named web
+
+On a directory that the sandbox worked on itself, what is accepted is no longer shown as a change, and
+`viv undo` leaves it. What a sandbox made on a copy of its own is written into the directory, but for
+files that have become something else since.")]
+    Accept(review::ChooseArguments),
+    /// Reject what a sandbox changed: all of it, or these paths
+    #[command(after_help = "\
+Examples:
+  viv reject package-lock.json   this file is again as it was
+  viv undo --redo                or rather not
+
+On a directory that the sandbox worked on itself, files are again as they were. What a sandbox made on
+a copy of its own is no longer shown.")]
+    Reject(review::ChooseArguments),
+    /// Bring back the workspace as it was before a sandbox, or before the last `viv accept`
+    Undo(review::UndoArguments),
     /// Build a kernel that boots faster, and choose among kernels
     Kernel(KernelArguments),
     /// Make, fetch, list and remove images and the layers of packages over them

@@ -13,6 +13,7 @@ pub mod net;
 mod nix;
 mod prepare;
 pub mod print;
+pub mod review;
 pub mod run;
 pub mod template;
 

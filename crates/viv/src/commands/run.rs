@@ -10,6 +10,7 @@ use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbo
 use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::prepare::Asked;
+use super::review::Recording;
 use super::{Limits, block_on, conclude, ending_signal, prepare};
 use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::cli::RunArguments;
@@ -88,7 +89,8 @@ pub fn run_with(
         let start = StartRequest { plan, paths: paths.clone(), executable, keys, withheld };
         let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
         let deploy_key = arguments.network.deploy_key;
-        let program = Program { exec, setup, takes_input, secrets, deploy_key, timeout, began };
+        let base = if arguments.no_review { None } else { Recording::of_live(&paths.state, &resolved.sandbox) };
+        let program = Program { exec, setup, takes_input, secrets, deploy_key, base, timeout, began };
         block_on(run_in_sandbox(start, program, printer, &mut clock))?
     });
     drop(home);
@@ -114,6 +116,8 @@ struct Program {
     secrets: Vec<Secret>,
     /// Whether it finds a key pair of its own there.
     deploy_key: bool,
+    /// What the workspace has is being kept, before any of this runs.
+    base: Option<Recording>,
     timeout: Option<Duration>,
     /// When viv was started.
     began: Instant,
@@ -160,7 +164,7 @@ async fn run_in_sandbox(
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { mut exec, setup, takes_input, secrets, deploy_key, timeout, began } = program;
+    let Program { mut exec, setup, takes_input, secrets, deploy_key, base, timeout, began } = program;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -206,6 +210,13 @@ async fn run_in_sandbox(
     timings.start_ms = milliseconds(start_began.elapsed());
     printer.timing("the sandbox is up", start_began.elapsed());
     clock.mark("ready");
+    if let Some(base) = base {
+        tokio::select! {
+            () = base.finish(printer) => {}
+            number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+        }
+        clock.mark("base");
+    }
     hand_over(&sandbox, &secrets, deploy_key, printer).await?;
     drop(secrets);
     let denials = Denials::new(&paths, &id, printer);

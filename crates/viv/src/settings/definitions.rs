@@ -241,6 +241,7 @@ settings! {
 /// Options of `viv run` that no configuration file may set.
 pub const COMMAND_LINE_ONLY: &[&str] = &[
     "i-know",
+    "no-review",
     "workspace",
     "root",
     "json",
