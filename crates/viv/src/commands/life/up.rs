@@ -54,7 +54,7 @@ pub fn up(arguments: &UpArguments, printer: &Printer) -> Result<u8, Failure> {
 pub fn start(arguments: &StartArguments, printer: &Printer) -> Result<u8, Failure> {
     let desk = Desk::open(printer)?;
     each(&arguments.names, String::as_str, printer, |name| {
-        let named = named::find(&desk.paths, name)?;
+        let named = targets::find_named(name, &desk.paths)?;
         let target = targets::of(&named, &desk.host, &desk.paths)?;
         bring_up(&target, arguments.start, &desk)
     })
@@ -67,7 +67,7 @@ pub fn start(arguments: &StartArguments, printer: &Printer) -> Result<u8, Failur
 pub fn restart(arguments: &RestartArguments, printer: &Printer) -> Result<u8, Failure> {
     let desk = Desk::open(printer)?;
     each(&arguments.names, String::as_str, printer, |name| {
-        let named = named::find(&desk.paths, name)?;
+        let named = targets::find_named(name, &desk.paths)?;
         // Nothing is stopped that could not be started again, as far as that can be told before.
         let target = targets::of(&named, &desk.host, &desk.paths)?;
         settle(&target, arguments.start, &desk)?;
