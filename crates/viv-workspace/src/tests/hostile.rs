@@ -113,7 +113,7 @@ fn a_pipe_or_an_empty_directory_in_a_files_place_does_not_keep_it_from_coming_ba
     place.write(".gitignore", "ignored\n");
     let store = place.store();
     store.record_base(&live("one")).unwrap();
-    ["pipe", "empty", "full"].map(|name| place.remove(name));
+    ["pipe", "empty", "full"].iter().for_each(|name| place.remove(name));
     rustix::fs::mkfifoat(rustix::fs::CWD, place.workspace().join("pipe"), 0o600.into()).unwrap();
     std::fs::create_dir(place.workspace().join("empty")).unwrap();
     place.write("full/ignored", "not ours to remove");

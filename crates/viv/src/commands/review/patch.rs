@@ -185,16 +185,20 @@ fn prefixed(prefix: &str, path: &TreePath) -> String {
                 '\n' => text.push_str("\\n"),
                 '\t' => text.push_str("\\t"),
                 '"' | '\\' => text.extend(['\\', c]),
-                c if c.is_control() => {
-                    c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| drop(write!(text, "\\{byte:03o}")));
-                }
+                c if c.is_control() => octal(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => text.push(c),
             }
         }
-        chunk.invalid().iter().for_each(|byte| drop(write!(text, "\\{byte:03o}")));
+        octal(&mut text, chunk.invalid());
     }
     text.push('"');
     text
+}
+
+fn octal(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        let _ = write!(text, "\\{byte:03o}");
+    }
 }
 
 #[cfg(test)]
