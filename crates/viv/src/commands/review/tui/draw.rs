@@ -71,7 +71,7 @@ pub(super) fn draw(frame: &mut Frame, review: &mut Review) {
     }
 }
 
-fn block(title: &str, focused: bool) -> Block<'_> {
+fn block(title: &str, focused: bool) -> Block<'static> {
     let style =
         if focused { Style::new().add_modifier(Modifier::BOLD) } else { Style::new().add_modifier(Modifier::DIM) };
     let title = if focused { format!("> {title} ") } else { format!("  {title} ") };
