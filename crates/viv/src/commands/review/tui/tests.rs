@@ -117,7 +117,8 @@ fn leaving_without_a_yes_decides_nothing() {
     let mut screen = Screen::new(80, 24, files());
     assert_eq!(screen.press("aq\x1b"), Next::Go);
     assert_eq!(screen.press("qn"), Next::Leave);
-    screen.press("gu");
+    let mut screen = Screen::new(80, 24, files());
+    screen.press("agu");
     assert_eq!(screen.review.counts(), [0, 0, 0, 4]);
 }
 
