@@ -133,7 +133,7 @@ fn without_a_state_the_sandbox_runs_and_says_so() {
     let unknown = host.run(&["diff"]);
     assert!(unknown.code == 125 && unknown.stderr.contains("no sandbox's changes"), "{unknown:?}");
     let ran = host.run(&["run", "--no-review", "--", "sh", "-c", "echo 2 > file"]);
-    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.code == 0 && !ran.stderr.contains("viv diff"), "{ran:?}");
     assert_eq!(host.run(&["diff"]).code, 125);
     // Where it cannot be kept, that is told, and the program runs.
     std::fs::create_dir_all(host.path("state/viv")).unwrap();

@@ -29,6 +29,13 @@ const KEYS: &[(&str, &str)] = &[
     ("q", "leave: then what was decided is done, or not"),
 ];
 
+/// What the last line says of the keys: the first that fits.
+const HINTS: &[&str] = &[
+    "a accept  r reject  u undecide  A the rest  ? keys  q leave ",
+    "a accept  r reject  ? keys  q leave ",
+    "? keys  q leave ",
+];
+
 /// Draws all of it.
 pub(super) fn draw(frame: &mut Frame, review: &mut Review) {
     let [top, middle, bottom] =
@@ -38,9 +45,9 @@ pub(super) fn draw(frame: &mut Frame, review: &mut Review) {
     let [accepted, rejected, partly, open] = review.counts();
     let parts = if partly == 0 { String::new() } else { format!("  {partly} partly") };
     let state = format!(" {accepted} accepted  {rejected} rejected{parts}  {open} open");
-    let keys = "a accept  r reject  u undecide  A the rest  ? keys  q leave ";
-    let room = usize::from(bottom.width).saturating_sub(state.chars().count());
-    frame.render_widget(Paragraph::new(format!("{state}{keys:>room$}")).style(bar), bottom);
+    let room = usize::from(bottom.width).saturating_sub(state.chars().count() + 1);
+    let keys = HINTS.iter().find(|keys| keys.len() <= room).unwrap_or(&"");
+    frame.render_widget(Paragraph::new(format!("{state} {keys:>room$}")).style(bar), bottom);
 
     if middle.width >= BESIDE_COLUMNS {
         let width = (middle.width / 3).clamp(24, 48);
