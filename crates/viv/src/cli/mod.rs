@@ -142,9 +142,9 @@ Examples:
   viv accept src/ Cargo.toml     these
   viv accept web -- src          these of the sandbox named web
 
-On a directory that the sandbox worked on itself, what is accepted is no longer shown as a change, and
-`viv undo` leaves it. What a sandbox made on a copy of its own is written into the directory, but for
-files that have become something else since.")]
+On a directory that the sandbox worked on itself, what is accepted is no longer shown as a change,
+and `viv undo` leaves it. What a sandbox made on a copy of its own is written into the directory,
+but for files that have become something else since.")]
     Accept(review::ChooseArguments),
     /// Reject what a sandbox changed: all of it, or these paths
     #[command(after_help = "\
@@ -152,8 +152,8 @@ Examples:
   viv reject package-lock.json   this file is again as it was
   viv undo --redo                or rather not
 
-On a directory that the sandbox worked on itself, files are again as they were. What a sandbox made on
-a copy of its own is no longer shown.")]
+On a directory that the sandbox worked on itself, files are again as they were. What a sandbox made
+on a copy of its own is no longer shown.")]
     Reject(review::ChooseArguments),
     /// Bring back the workspace as it was before a sandbox, or before the last `viv accept`
     Undo(review::UndoArguments),

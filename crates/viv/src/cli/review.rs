@@ -78,8 +78,8 @@ Examples:
   viv undo --redo                and now it is not
   viv undo --start               undo what was accepted as well
 
-Files of the directory that the sandbox changed are written, new ones are removed. Ignored files and
-.git stay as they are. See docs/review.md.")]
+Files of the directory that the sandbox changed are written, new ones are removed. Ignored files
+and .git stay as they are. See docs/review.md.")]
 pub struct UndoArguments {
     /// Name, id, or unique beginning of the id of the sandbox [default: the last one on this directory]
     #[arg(value_name = "SANDBOX")]
