@@ -49,7 +49,7 @@ fn what_an_agent_did_live_is_shown_accepted_and_undone() {
         "-c",
         "set -e; sed -i -e 's/^3$/three/' -e 's/^25$/twenty-five/' numbers; chmod +x tool.sh; rm untracked
          mkdir -p src target; mv uncommitted src/moved; printf 'a\\033[2Jb\\n' > 'src/new file'; echo x > target/out
-         ln -s /etc/passwd link; rm -rf .git",
+         ln -s /etc/passwd link; rm -rf .git/objects .git/refs",
     ]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let all = [
