@@ -309,8 +309,8 @@ mod tests {
         for digest in &all {
             blobs.get(digest).unwrap();
         }
-        let data = std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path());
-        let data = data.filter(|path| path.extension().unwrap() == "data").next().unwrap();
+        let mut data = std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path());
+        let data = data.find(|path| path.extension().unwrap() == "data").unwrap();
         let mut bytes = std::fs::read(&data).unwrap();
         bytes.iter_mut().for_each(|byte| *byte ^= 1);
         std::fs::write(&data, bytes).unwrap();
