@@ -6,7 +6,7 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 13] = [
+const TARGETS: [&str; 14] = [
     "decoders",
     "clients",
     "meter",
@@ -20,6 +20,7 @@ const TARGETS: [&str; 13] = [
     "unpack",
     "lock",
     "sessions",
+    "workspace",
 ];
 
 /// Runs each fuzz target for its share of this time.

@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command};
 use crate::commands::life::{self, Verb};
-use crate::commands::{agent, attach, doctor, exec, image, init, kernel, manage, net, print, run, template};
+use crate::commands::{agent, attach, doctor, exec, image, init, kernel, manage, net, print, review, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -69,6 +69,9 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Net(NetCommand::Setup(arguments)) => arguments.json,
         Command::Net(NetCommand::Teardown(arguments)) => arguments.json,
         Command::Agent(command) => command.is_json(),
+        Command::Diff(arguments) => arguments.json,
+        Command::Accept(arguments) | Command::Reject(arguments) => arguments.json,
+        Command::Undo(arguments) => arguments.json,
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };
@@ -92,6 +95,11 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Rename(arguments) => life::machine::rename(arguments, &printer),
         Command::Inspect(arguments) => life::show::inspect(arguments, &printer),
         Command::Disk(command) => life::disk::disk(command, &printer),
+        Command::Diff(arguments) => review::diff(arguments, &printer),
+        Command::Review(arguments) => review::review(arguments, &printer),
+        Command::Accept(arguments) => review::accept(arguments, &printer),
+        Command::Reject(arguments) => review::reject(arguments, &printer),
+        Command::Undo(arguments) => review::undo(arguments, &printer),
         Command::Kernel(arguments) => kernel::kernel(&arguments.command, &printer),
         Command::Image(command) => image::image(command, &printer),
         Command::Template(command) => template::template(command, &printer),

@@ -17,6 +17,8 @@ pub enum ErrorKind {
     NotFound,
     /// Something is used, and so cannot be removed.
     InUse,
+    /// Files have become something else than what was to be changed.
+    Diverged,
     /// A file or the terminal could not be read or written.
     Io,
     /// The sandbox ended while its program ran.
@@ -34,6 +36,7 @@ impl Kind for ErrorKind {
             Self::Configuration => "configuration",
             Self::NotFound => "not_found",
             Self::InUse => "in_use",
+            Self::Diverged => "diverged",
             Self::Io => "io",
             Self::SandboxLost => "sandbox_lost",
             Self::CommandFailed => "command_failed",

@@ -104,6 +104,7 @@ const HOST: &[(&str, &str)] = &[
     ("configured", "had the guest become this sandbox"),
     ("clock", "set the guest's clock right"),
     ("ready", "told viv that it is up"),
+    ("base", "waited for the workspace's files to be kept"),
     ("program started", "started the program"),
     ("program refused", "tried to start the program"),
     ("first output", "waited for its first output"),

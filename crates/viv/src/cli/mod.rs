@@ -8,6 +8,7 @@ mod kernel;
 pub mod life;
 pub mod network;
 pub mod nix;
+pub mod review;
 mod run;
 pub mod sessions;
 mod template;
@@ -137,6 +138,32 @@ Examples:
     /// List, trim, resize and discard the disks that sandboxes keep
     #[command(subcommand)]
     Disk(life::DiskCommand),
+    /// Show what a sandbox changed in its workspace
+    Diff(review::DiffArguments),
+    /// Look through what a sandbox changed, and accept or reject it hunk by hunk
+    Review(review::ReviewArguments),
+    /// Accept what a sandbox changed: all of it, or these paths
+    #[command(after_help = "\
+Examples:
+  viv accept                     all that the last sandbox on this directory changed
+  viv accept src/ Cargo.toml     these
+  viv accept web -- src          these of the sandbox named web
+
+On a directory that the sandbox worked on itself, what is accepted is no longer shown as a change,
+and `viv undo` leaves it. What a sandbox made on a copy of its own is written into the directory,
+but for files that have become something else since.")]
+    Accept(review::ChooseArguments),
+    /// Reject what a sandbox changed: all of it, or these paths
+    #[command(after_help = "\
+Examples:
+  viv reject package-lock.json   this file is again as it was
+  viv undo --redo                or rather not
+
+On a directory that the sandbox worked on itself, files are again as they were. What a sandbox made
+on a copy of its own is no longer shown.")]
+    Reject(review::ChooseArguments),
+    /// Bring back the workspace as it was before a sandbox, or before the last `viv accept`
+    Undo(review::UndoArguments),
     /// Build a kernel that boots faster, and choose among kernels
     Kernel(KernelArguments),
     /// Make, fetch, list and remove images and the layers of packages over them

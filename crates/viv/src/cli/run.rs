@@ -65,6 +65,10 @@ pub struct RunArguments {
     #[arg(long, help_heading = "Shares")]
     pub i_know: bool,
 
+    /// Do not keep what the workspace has: `viv diff` and `viv undo` will know nothing of this sandbox
+    #[arg(long, help_heading = "Shares")]
+    pub no_review: bool,
+
     #[command(flatten)]
     pub network: NetworkArguments,
 

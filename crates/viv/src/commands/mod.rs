@@ -17,6 +17,7 @@ pub mod net;
 mod nix;
 mod prepare;
 pub mod print;
+pub mod review;
 pub mod run;
 pub mod template;
 mod viewer;

@@ -12,6 +12,7 @@ use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::launch::{self, Later, Launch, Wish};
 use super::prepare::Asked;
+use super::review::Recording;
 use super::{Limits, block_on, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::cli::RunArguments;
@@ -76,7 +77,9 @@ pub fn run_with(
     let takes_input = settled.takes_input();
     let ran = settled.make_ready(&host, &paths, printer, &mut clock).and_then(|launch| {
         printer.timing("kernel and image are there", began.elapsed());
-        let program = Program { takes_input, deploy_key: arguments.network.deploy_key, began };
+        let spec = &launch.resolved.sandbox;
+        let base = if arguments.no_review { None } else { Recording::of_live(&paths.state, spec) };
+        let program = Program { takes_input, deploy_key: arguments.network.deploy_key, base, began };
         block_on(run_in_sandbox(launch, program, printer, &mut clock))?
     });
     if arguments.timing {
@@ -96,6 +99,8 @@ struct Program {
     takes_input: bool,
     /// Whether it finds a key pair of its own in /run/secrets.
     deploy_key: bool,
+    /// What the workspace has is being kept, before any program runs.
+    base: Option<Recording>,
     /// When viv was started.
     began: Instant,
 }
@@ -115,7 +120,7 @@ async fn run_in_sandbox(
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { takes_input, deploy_key, began } = program;
+    let Program { takes_input, deploy_key, base, began } = program;
     // What the machine is made from stays where it is until it is gone.
     let Launch { resolved, request: start, secrets, mut later, held: _held } = launch;
     let Resolved { mut exec, setup, timeout, .. } = resolved;
@@ -142,6 +147,13 @@ async fn run_in_sandbox(
     timings.start_ms = milliseconds(start_began.elapsed());
     printer.timing("the sandbox is up", start_began.elapsed());
     clock.mark("ready");
+    if let Some(base) = base {
+        tokio::select! {
+            () = base.finish(printer) => {}
+            number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+        }
+        clock.mark("base");
+    }
     launch::hand_over(&sandbox, &secrets, deploy_key, printer).await?;
     drop(secrets);
     let denials = Denials::new(&paths, &id, printer);

@@ -452,6 +452,7 @@ const NOT_OF_ONE_SANDBOX: &[&Setting] = &[&TIMEOUT, &SPARES, &CACHE_LIMIT];
 /// Options of `viv run` that no configuration file may set.
 pub const COMMAND_LINE_ONLY: &[&str] = &[
     "i-know",
+    "no-review",
     "root",
     "json",
     "quiet",

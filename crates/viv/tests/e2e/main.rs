@@ -39,6 +39,7 @@ mod protocol;
 #[path = "../../../viv-image/tests/languages/registry.rs"]
 #[expect(dead_code, reason = "not all kinds of packages are served here")]
 mod registry;
+mod review;
 mod run;
 mod sessions;
 mod spares;

@@ -17,6 +17,7 @@ use crate::commands::denials::Denials;
 use crate::commands::dry_run::dry_run;
 use crate::commands::launch::{self, Launch, Settled, Wish};
 use crate::commands::prepare::Asked;
+use crate::commands::review::Recording;
 use crate::commands::run::failure_of_exec;
 use crate::commands::{Limits, block_on, conclude, ending_signal};
 use crate::error::{self, Error, ErrorKind, Failure};
@@ -53,7 +54,7 @@ pub fn up(arguments: &UpArguments, printer: &Printer) -> Result<u8, Failure> {
 pub fn start(arguments: &StartArguments, printer: &Printer) -> Result<u8, Failure> {
     let desk = Desk::open(printer)?;
     each(&arguments.names, String::as_str, printer, |name| {
-        let named = named::find(&desk.paths, name)?;
+        let named = targets::find_named(name, &desk.paths)?;
         let target = targets::of(&named, &desk.host, &desk.paths)?;
         bring_up(&target, arguments.start, &desk)
     })
@@ -66,7 +67,7 @@ pub fn start(arguments: &StartArguments, printer: &Printer) -> Result<u8, Failur
 pub fn restart(arguments: &RestartArguments, printer: &Printer) -> Result<u8, Failure> {
     let desk = Desk::open(printer)?;
     each(&arguments.names, String::as_str, printer, |name| {
-        let named = named::find(&desk.paths, name)?;
+        let named = targets::find_named(name, &desk.paths)?;
         // Nothing is stopped that could not be started again, as far as that can be told before.
         let target = targets::of(&named, &desk.host, &desk.paths)?;
         settle(&target, arguments.start, &desk)?;
@@ -217,9 +218,14 @@ async fn start_machine(
     let id = request.plan.spec.id.clone();
     let began = Instant::now();
     let mut waiting = Waiting::begin(printer, &format!("starting {name}"));
+    let spec = request.plan.spec.clone();
+    let mut base = None;
     let on_event = |event: &Event| {
-        if matches!(event, Event::Ready { .. }) {
-            waiting.end();
+        match event {
+            // Not before: it may run already.
+            Event::Starting(_) if base.is_none() => base = Recording::of_live(&paths.state, &spec),
+            Event::Ready { .. } => waiting.end(),
+            _ => {}
         }
         launch::tell(event, &id, began.elapsed(), printer, clock, &mut later);
     };
@@ -232,6 +238,12 @@ async fn start_machine(
         named::Started::Fresh(fresh) => *fresh,
         named::Started::Already(named) => return Ok(already_up(&named, printer)),
     };
+    if let Some(base) = base {
+        tokio::select! {
+            () = base.finish(printer) => {}
+            number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+        }
+    }
     launch::hand_over(&fresh.sandbox, &secrets, false, printer).await?;
     drop(secrets);
     let commands = first_commands(target, &resolved, fresh.is_new);

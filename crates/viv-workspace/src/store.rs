@@ -1,0 +1,205 @@
+//! The private store of a workspace.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
+
+use crate::apply::Outcome;
+use crate::beneath::Beneath;
+use crate::blobs::{Blobs, digest_of, write_whole};
+use crate::diff::{Diff, FileChange};
+use crate::entry::{Manifest, Node, decode};
+use crate::error::io;
+use crate::operation::Operation;
+use crate::states::{About, Mode, WORKSPACE, states, stores};
+use crate::view::{View, view};
+use crate::{Error, ErrorKind, Limits, Result, TreePath, diff, rename};
+
+/// What is kept of a workspace, for each sandbox that worked on it.
+///
+/// Calls of several processes wait for each other. Every call first completes what one that was killed left half
+/// done ([`Store::recovered`]).
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) directory: PathBuf,
+    pub(crate) workspace: PathBuf,
+    pub(crate) limits: Limits,
+    recovered: Option<Outcome>,
+}
+
+/// A store while a call uses it.
+pub(crate) struct Session {
+    pub(crate) directory: PathBuf,
+    pub(crate) root: Beneath,
+    pub(crate) blobs: Blobs,
+    pub(crate) limits: Limits,
+    _lock: File,
+}
+
+impl Store {
+    /// The store of `workspace`, an absolute path without links in it, beneath viv's own state directory; made if
+    /// missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if one of them cannot be used.
+    pub fn open(state: &Path, workspace: &Path) -> Result<Self> {
+        Self::with_limits(state, workspace, Limits::default())
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn with_limits(state: &Path, workspace: &Path, limits: Limits) -> Result<Self> {
+        let path = workspace.as_os_str().as_bytes();
+        let directory = stores(state).join(hex::encode(&digest_of(path).0[..16]));
+        let failed = || io(format!("{} cannot be used", directory.display()));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory.join("states")).map_err(failed())?;
+        let mut store = Self { directory, workspace: workspace.to_path_buf(), limits, recovered: None };
+        let (session, recovered) = store.enter()?;
+        if !session.directory.join(WORKSPACE).exists() {
+            write_whole(&session.directory.join(WORKSPACE), path, false)?;
+        }
+        store.recovered = recovered;
+        Ok(store)
+    }
+
+    /// The directory it is of.
+    #[must_use]
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// What became of an operation that an earlier process had begun and not ended, if there was one when the store
+    /// was opened.
+    #[must_use]
+    pub fn recovered(&self) -> Option<&Outcome> {
+        self.recovered.as_ref()
+    }
+
+    /// Whether there is a state of this id.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
+        check_id(id).is_ok() && self.directory.join("states").join(id).join("about").exists()
+    }
+
+    /// What a sandbox changed and is not yet accepted or rejected. In live mode, the directory is looked at now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no such state, or nothing was reported of a clone yet;
+    /// [`ErrorKind::TooLarge`] and [`ErrorKind::Io`] of looking.
+    pub fn diff(&self, id: &str) -> Result<Diff> {
+        let mut session = self.session()?;
+        session.diff(id)
+    }
+
+    /// What there is to see of some changes, one by one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] if a content is not there any more; those of `each` end it.
+    pub fn views<'a, E: From<Error>>(
+        &self,
+        files: impl IntoIterator<Item = &'a FileChange>,
+        mut each: impl FnMut(&'a FileChange, View) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut session = self.session()?;
+        for file in files {
+            let view = view(&mut session.blobs, file)?;
+            each(file, view)?;
+        }
+        Ok(())
+    }
+
+    /// The store for one call.
+    pub(crate) fn session(&self) -> Result<Session> {
+        self.enter().map(|(session, _)| session)
+    }
+
+    fn enter(&self) -> Result<(Session, Option<Outcome>)> {
+        let failed = || io(format!("{} cannot be used", self.directory.display()));
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let lock = options.open(self.directory.join("lock")).map_err(failed())?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed()(error.into()))?;
+        let root = Beneath::open(&self.workspace)
+            .map_err(io(format!("the workspace {} cannot be opened", self.workspace.display())))?;
+        let blobs = Blobs::open(&self.directory.join("segments"))?;
+        let directory = self.directory.clone();
+        let mut session = Session { directory, root, blobs, limits: self.limits.clone(), _lock: lock };
+        let recovered = match session.load::<Operation>("journal")? {
+            Some(operation) => Some(session.complete(operation)?),
+            None => None,
+        };
+        Ok((session, recovered))
+    }
+}
+
+impl Session {
+    /// A stored value; none if there is no such file.
+    pub(crate) fn load<T: for<'a> Deserialize<'a>>(&self, file: impl AsRef<Path>) -> Result<Option<T>> {
+        let path = self.directory.join(file);
+        match std::fs::read(&path) {
+            Ok(bytes) => decode(&bytes).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io(format!("{} cannot be read", path.display()))(error)),
+        }
+    }
+
+    /// Where a file of a state is, relative to the store.
+    pub(crate) fn state(&self, id: &str, file: &str) -> Result<PathBuf> {
+        check_id(id)?;
+        Ok(Path::new("states").join(id).join(file))
+    }
+
+    pub(crate) fn about(&self, id: &str) -> Result<About> {
+        self.load(self.state(id, "about")?)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("no changes of a sandbox with the id {id:?} are known"))
+        })
+    }
+
+    pub(crate) fn manifest(&self, id: &str, which: &str) -> Result<Manifest> {
+        self.load(self.state(id, which)?)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("sandbox {id} has not told what it changed")))
+    }
+
+    pub(crate) fn states(&self) -> Result<Vec<About>> {
+        states(&self.directory)
+    }
+
+    /// What was rejected of a copy, and is not shown again: at each path what the sandbox had there.
+    pub(crate) fn rejected(&self, id: &str) -> Result<BTreeMap<TreePath, Option<Node>>> {
+        Ok(self.load(self.state(id, "rejected")?)?.unwrap_or_default())
+    }
+
+    /// As [`Store::diff`].
+    pub(crate) fn diff(&mut self, id: &str) -> Result<Diff> {
+        let about = self.about(id)?;
+        let base = self.manifest(id, "base")?;
+        let (result, notes) = match about.mode {
+            Mode::Live => {
+                let (result, recorded) = self.record_live(&about, &base)?;
+                (result, recorded.notes)
+            }
+            Mode::Clone => (self.manifest(id, "result")?, self.load(self.state(id, "notes")?)?.unwrap_or_default()),
+        };
+        let rejected = self.rejected(id)?;
+        let mut files = diff::compare(&base, &result);
+        files.retain(|file| rejected.get(&file.path) != Some(&file.new));
+        let files = rename::detect(files, |digest| self.blobs.get(digest).ok());
+        Ok(Diff { files, notes })
+    }
+}
+
+/// Whether an id can be a directory's name.
+pub(crate) fn check_id(id: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !id.is_empty() && id.len() <= 128 && !id.starts_with('.') && id.chars().all(good) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NotFound, format!("{id:?} is no sandbox's id")))
+}
