@@ -41,7 +41,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
 pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of};
 pub use memory::MemoryUse;
-pub use monitor::{file_daemon_main, monitor_main};
+pub use monitor::{file_daemon_main, logs_for_audit, monitor_main};
 pub use network::{CERTIFICATES, NAME_FILE, NetworkMode, NetworkSpec, Publish, SSH_AGENT, logs_of};
 pub use nic::check_network;
 pub use paths::Paths;
@@ -58,5 +58,6 @@ pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,
 };
+pub use viv_audit::Recording;
 pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES};
 pub use wire::{HostMark, Way};

@@ -301,6 +301,7 @@ mod tests {
             workspace_mode: crate::WorkspaceMode::Live,
             protect: Vec::new(),
             persistent_disk: None,
+            recording: viv_audit::Recording::default(),
             boot_deadline_seconds: 1,
         };
         Record::new(&spec, Accel::Tcg)

@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command, TargetArguments};
 use crate::commands::manage::Ending;
-use crate::commands::{agent, doctor, exec, image, kernel, manage, net, print, run, template};
+use crate::commands::{agent, audit, doctor, exec, image, kernel, logs, manage, net, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -52,6 +52,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Net(NetCommand::Setup(arguments)) => arguments.json,
         Command::Net(NetCommand::Teardown(arguments)) => arguments.json,
         Command::Agent(command) => command.is_json(),
+        Command::Logs(arguments) => arguments.json,
+        Command::Audit(command) => command.is_json(),
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };
@@ -68,6 +70,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Net(command) => net::net(command, &printer),
         Command::Port(arguments) => net::port(arguments),
         Command::Agent(command) => agent::agent(command, &printer),
+        Command::Logs(arguments) => logs::logs(arguments, &printer),
+        Command::Audit(command) => audit::audit(command),
         Command::Usage(arguments) => net::usage(arguments),
         Command::Doctor(arguments) => doctor::doctor(arguments, &printer),
         Command::Completions(arguments) => print::completions(arguments),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use viv_image::{ImageSource, Manager, Package, Platform};
 use viv_proto::message::{Exec, TerminalSize, User};
 use viv_sandbox::{
-    AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning, WorkspaceMode,
+    AccelChoice, Mount, NetworkSpec, NixSpec, Recording, SandboxSpec, TemplateUse, VmmChoice, Warning, WorkspaceMode,
 };
 
 use crate::devcontainer::SetupCommand;
@@ -185,6 +185,7 @@ pub fn resolve(
         workspace_mode: WorkspaceMode::Live,
         protect: Vec::new(),
         persistent_disk: None,
+        recording: Recording::default(),
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {

@@ -16,6 +16,7 @@ use viv_proto::CONTROL_PORT;
 use viv_proto::message::{Configured, kind};
 use viv_proto::port;
 
+use super::audit::Audit;
 use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
 use super::children::Children;
 use super::clock;
@@ -64,6 +65,18 @@ enum End {
     Broken(Error),
 }
 
+impl End {
+    /// The word for it in the timeline.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Stop => "stopped",
+            Self::Abandoned => "abandoned",
+            Self::Kill => "killed",
+            Self::Broken(_) => "failed",
+        }
+    }
+}
+
 /// A machine that is up, and its link.
 pub(crate) struct Spare {
     pub(crate) attempt: Attempt,
@@ -80,7 +93,9 @@ pub(crate) async fn run(client: UnixStream, ready: impl AsyncFnOnce(&StartLine) 
     };
     let mut waiting = Vec::new();
     let spare = ready(&first).await;
-    let outcome = live(&first, spare, &mut lines, &mut writer, &mut waiting).await;
+    let mut audit = Audit::nowhere();
+    let outcome = live(&first, spare, &mut lines, &mut writer, &mut waiting, &mut audit).await;
+    audit.close(&outcome);
     if let Err(error) = &outcome {
         // The client may be gone, which is one of the reasons to be here.
         let _ = wire::send(&mut writer, &FromMonitor::Failed(Report::from(error))).await;
@@ -97,11 +112,13 @@ async fn live(
     lines: &mut Lines<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     waiting: &mut Vec<UnixStream>,
+    audit: &mut Audit,
 ) -> Result<()> {
     let plan = &first.plan;
     let mut marks = vec![HostMark::now("monitor")];
     let record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
+    *audit = Audit::begin(first).await?;
     let _nix = nix::hold(&plan.spec)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
@@ -115,7 +132,7 @@ async fn live(
     let (commands, command_queue) = mpsc::channel(8);
     let (carrying, carried) = watch::channel(0);
     let guest = Guest { current: current.clone(), configured: is_configured };
-    let mut server = Some((Server { guest: guest.clone(), commands, carrying }, listener));
+    let mut server = Some((Server { guest: guest.clone(), commands, carrying, journal: audit.journal() }, listener));
     let (network, published) = Network::open(first, &run, &ports, guest).await?;
     let mut serving = JoinSet::new();
     let record = Record { published, ..record };
@@ -141,6 +158,7 @@ async fn live(
         let end = match life.bring_up(first, &mut attempt).await {
             Ok((answer, more)) => {
                 configured.send_replace(true);
+                audit.ready(&way);
                 life.record.state = State::Running;
                 life.run.write(&life.record)?;
                 marks.extend(more);
@@ -186,8 +204,10 @@ async fn live(
         life.record.state = State::Stopping;
         // Only for others to see; the end does not depend on it.
         let _ = life.run.write(&life.record);
+        audit.ends_by(end.name());
         let outcome = life.finish(end, &mut attempt.children).await;
         attempt.end().await;
+        life.network.end().await;
         return outcome;
     }
 }

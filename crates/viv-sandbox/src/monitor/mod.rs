@@ -14,6 +14,7 @@
 //! it (prctl(2), `PR_SET_PDEATHSIG`).
 
 pub(crate) mod attempt;
+mod audit;
 pub(crate) mod children;
 mod clock;
 pub(crate) mod egress;
@@ -25,12 +26,16 @@ mod network_device;
 mod publish;
 mod server;
 pub(crate) mod stall;
+mod tap;
+mod tapped;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use crate::sys::{inherited, keep_descriptors_to_ourselves};
 use crate::wire::MONITOR_DESCRIPTOR;
+
+pub use audit::logs_for_audit;
 
 /// Where the file daemon is told how to serve and what, in its process.
 const FILE_DAEMON_INPUT: i32 = 5;

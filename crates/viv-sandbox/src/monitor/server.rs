@@ -3,10 +3,14 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
+use viv_audit::{Event, Journal};
 use viv_link::{Link, LinkError};
+use viv_proto::CONTROL_PORT;
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 
 use super::link::Current;
+use super::tap::Tap;
+use super::tapped;
 use crate::Publish;
 
 /// Per direction of a connection, in bytes: a frame and its header.
@@ -42,6 +46,8 @@ pub(super) struct Server {
     pub(super) commands: mpsc::Sender<Command>,
     /// How many connections carry something to or from the guest.
     pub(super) carrying: watch::Sender<usize>,
+    /// Where it is told what passes here.
+    pub(super) journal: Journal,
 }
 
 impl Server {
@@ -75,9 +81,16 @@ impl Server {
     }
 
     async fn connect(&mut self, line: &[u8], mut stream: UnixStream) {
-        let opened = match port::parse_connect(line) {
+        let number = port::parse_connect(line);
+        let is_control = number == Ok(CONTROL_PORT);
+        let opened = match number {
             Ok(number) => match self.guest.link().await {
-                Some(link) => link.open(number).await,
+                Some(link) => {
+                    if !is_control {
+                        self.journal.record(Event::Port { port: number });
+                    }
+                    link.open(number).await
+                }
                 None => Err(LinkError::Closed),
             },
             Err(error) => Err(error.into()),
@@ -92,8 +105,12 @@ impl Server {
         }
         if let Ok(mut guest) = opened {
             self.carrying.send_modify(|count| *count += 1);
-            // Whichever side fails, both are closed.
-            let _ = copy_bidirectional_with_sizes(&mut stream, &mut guest, COPY_BYTES, COPY_BYTES).await;
+            if is_control {
+                tapped::carry(&mut stream, &mut guest, Tap::new(self.journal.clone()), COPY_BYTES).await;
+            } else {
+                // Whichever side fails, both are closed.
+                let _ = copy_bidirectional_with_sizes(&mut stream, &mut guest, COPY_BYTES, COPY_BYTES).await;
+            }
             self.carrying.send_modify(|count| *count -= 1);
         }
     }

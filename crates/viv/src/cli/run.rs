@@ -7,6 +7,7 @@ use clap::Args;
 use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
+use super::ci::CiArguments;
 use super::network::NetworkArguments;
 use super::nix::NixArguments;
 use crate::settings::definitions as d;
@@ -97,6 +98,9 @@ pub struct RunArguments {
     /// Copy your own configuration of the agent into its home, without credentials
     #[arg(long, help_heading = "Agent")]
     pub import_config: bool,
+
+    #[command(flatten)]
+    pub ci: CiArguments,
 
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]

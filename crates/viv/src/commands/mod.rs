@@ -1,6 +1,7 @@
 //! What each command does.
 
 pub mod agent;
+pub mod audit;
 mod bridge;
 mod denials;
 pub mod doctor;
@@ -8,6 +9,7 @@ mod dry_run;
 pub mod exec;
 pub mod image;
 pub mod kernel;
+pub mod logs;
 pub mod manage;
 pub mod net;
 mod nix;

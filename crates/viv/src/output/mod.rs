@@ -2,6 +2,7 @@
 
 pub mod clean;
 mod progress;
+pub mod time;
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

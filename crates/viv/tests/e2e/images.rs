@@ -161,6 +161,7 @@ impl<'a> Stack<'a> {
             workspace_mode: viv_sandbox::WorkspaceMode::Live,
             protect: Vec::new(),
             persistent_disk: None,
+            recording: viv_sandbox::Recording::default(),
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
         let artifacts = Artifacts {
