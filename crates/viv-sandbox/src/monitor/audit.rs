@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use viv_audit::{Event, Journal, Store, Writer};
-use viv_error::Report;
 use viv_net::event::{LOG_FILE, ROTATED_LOG_FILE};
 use viv_net::gateway::USAGE_FILE;
 
 use crate::error::adopt;
+use crate::named::EndReason;
 use crate::network::logs_of;
 use crate::wire::{StartLine, Way};
 use crate::{NetworkMode, Plan, Result, SandboxSpec};
@@ -25,16 +25,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// The timeline of a sandbox, from its start to its end.
 pub(super) struct Audit {
     journal: Journal,
-    /// How the sandbox is about to end.
-    reason: &'static str,
 }
 
 impl Audit {
-    /// One that keeps nothing, until there is one that does.
-    pub(super) fn nowhere() -> Self {
-        Self { journal: Journal::nowhere(), reason: "failed" }
-    }
-
     /// Opens the timeline and tells of the start.
     pub(super) async fn begin(first: &StartLine) -> Result<Self> {
         let spec = &first.plan.spec;
@@ -55,7 +48,7 @@ impl Audit {
                 journal.follow("usage", log(USAGE_FILE), None);
             }
         }
-        Ok(Self { journal, reason: "failed" })
+        Ok(Self { journal })
     }
 
     pub(super) fn journal(&self) -> Journal {
@@ -66,16 +59,19 @@ impl Audit {
         self.journal.record(Event::Ready { way: serde_json::to_value(way).unwrap_or_default() });
     }
 
-    pub(super) fn ends_by(&mut self, reason: &'static str) {
-        self.reason = reason;
+    /// The machine stands still, or goes on.
+    pub(super) fn switched(&self, paused: bool) {
+        self.journal.record(if paused { Event::Paused } else { Event::Resumed });
     }
 
     /// Tells of the end and closes the timeline.
-    pub(super) fn close(self, outcome: &Result<()>) {
-        let error = outcome.as_ref().err().map(|error| Report::from(error).line());
-        let reason = if error.is_some() { "failed" } else { self.reason };
+    pub(super) fn close(self, reason: EndReason, error: Option<String>) {
+        let reason = match serde_json::to_value(reason) {
+            Ok(Value::String(reason)) => reason,
+            _ => String::new(),
+        };
         // A disk that takes longer has the lines, if perhaps not for good; the sandbox ends all the same.
-        let _ = self.journal.close(Event::End { reason: reason.to_owned(), error }, CLOSE_PATIENCE);
+        let _ = self.journal.close(Event::End { reason, error }, CLOSE_PATIENCE);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod network;
 pub mod nix;
 mod run;
 mod template;
+mod workspace;
 
 use std::path::PathBuf;
 

@@ -9,6 +9,7 @@ mod dry_run;
 pub mod exec;
 pub mod image;
 pub mod kernel;
+mod launch;
 pub mod logs;
 pub mod manage;
 pub mod net;

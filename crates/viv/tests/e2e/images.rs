@@ -160,6 +160,7 @@ impl<'a> Stack<'a> {
             network: NetworkSpec::default(),
             workspace_mode: viv_sandbox::WorkspaceMode::Live,
             protect: Vec::new(),
+            git_guard: true,
             persistent_disk: None,
             recording: viv_sandbox::Recording::default(),
             boot_deadline_seconds: DEADLINE.as_secs(),
@@ -184,6 +185,7 @@ impl<'a> Stack<'a> {
             executable: self.executable.clone(),
             keys: Default::default(),
             withheld: vec![],
+            holdings: Default::default(),
         };
         let started = self.runtime.block_on(viv_sandbox::start(request, |event| {
             if let Event::Starting(begun) = event {
