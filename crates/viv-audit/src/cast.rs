@@ -308,9 +308,9 @@ mod tests {
             writer.output(Duration::ZERO, &[b'x'; 100]).unwrap();
         }
         writer.finish(Duration::ZERO).unwrap();
-        assert_eq!(writer.recorded().unwrap().omitted_bytes, 900);
+        assert_eq!(writer.recorded().unwrap().omitted_bytes, 800);
         let (_, events) = read(directory.path());
-        assert_eq!(events.iter().map(|event| event.kind.as_str()).collect::<String>(), "om");
+        assert_eq!(events.iter().map(|event| event.kind.as_str()).collect::<String>(), "oom");
     }
 
     proptest! {

@@ -169,7 +169,9 @@ impl Entry {
     pub fn files(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
         let mut names = vec![PathBuf::from(files::HEAD)];
         let failed = || failed(&self.directory);
-        names.extend(files::segments(&self.directory).map_err(failed())?.into_iter().map(files::segment_name).map(PathBuf::from));
+        names.extend(
+            files::segments(&self.directory).map_err(failed())?.into_iter().map(files::segment_name).map(PathBuf::from),
+        );
         let casts = files::casts(&self.directory).map_err(failed())?;
         names.extend(casts.into_iter().map(|number| Path::new(files::CASTS).join(files::cast_name(number))));
         Ok(names.into_iter().map(|name| (name.clone(), self.directory.join(name))).collect())

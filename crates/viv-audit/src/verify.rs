@@ -123,6 +123,7 @@ struct Check<'a> {
     lines: u64,
     /// The first line's place, and what it follows on.
     first: Option<(u64, Hash)>,
+    first_segment: u64,
     /// The next line's place.
     next: u64,
     last: Hash,
@@ -153,6 +154,7 @@ impl<'a> Check<'a> {
             notes: Vec::new(),
             lines: 0,
             first: None,
+            first_segment: 1,
             next: 0,
             last: Hash::ZERO,
             hashes: BTreeSet::new(),
@@ -242,7 +244,10 @@ impl<'a> Check<'a> {
             return;
         };
         match self.first {
-            None => self.first = Some((link.seq, link.prev)),
+            None => {
+                self.first = Some((link.seq, link.prev));
+                self.first_segment = self.place.0;
+            }
             Some(_) if link.seq > self.next => {
                 let count = link.seq - self.next;
                 self.find(FindingKind::Cut, name, Some(number), format!("{count} lines before it are missing"));
@@ -308,16 +313,17 @@ impl<'a> Check<'a> {
     /// The first line follows on nothing, or on what its writer said that it dropped.
     fn begin(&mut self) {
         let Some((seq, prev)) = self.first else { return };
+        let file = files::segment_name(self.first_segment);
         let allowed = if seq == 0 {
             prev == Hash::ZERO
         } else {
             self.dropped.iter().any(|(through, hash)| through.saturating_add(1) == seq && *hash == prev)
         };
         if seq == 0 && !allowed {
-            self.find(FindingKind::Changed, &files::segment_name(1), Some(1), "the first line follows on something");
+            self.find(FindingKind::Changed, &file, Some(1), "the first line follows on something");
         } else if !allowed {
             let message = format!("the first {seq} lines are missing, and no line says that they were dropped");
-            self.find(FindingKind::Cut, &files::segment_name(1), None, message);
+            self.find(FindingKind::Cut, &file, Some(1), message);
         } else if seq > 0 {
             self.notes.push(format!("the first {seq} lines were dropped by their writer, to stay within the limit"));
         }

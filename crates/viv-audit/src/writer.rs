@@ -261,7 +261,8 @@ fn recover(directory: &Path) -> io::Result<Left> {
     while segments.contains(&(head.segment + 1)) && torn.as_ref().is_some_and(Vec::is_empty) {
         head.segment += 1;
         head.segment_bytes = 0;
-        torn = adopt(&mut head, &files::read(&files::segment_path(directory, head.segment))?);
+        let bytes = files::read(&files::segment_path(directory, head.segment))?;
+        torn = adopt(&mut head, &bytes);
     }
     let last_is_last = segments.last() == Some(&head.segment);
     Ok(match torn {

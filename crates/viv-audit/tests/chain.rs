@@ -22,7 +22,16 @@ fn end() -> Event {
 fn exec(program: u64) -> Event {
     let (argv, user) = (vec!["make".to_owned(), "tést".to_owned()], "agent".to_owned());
     let environment = vec!["PATH".to_owned()];
-    Event::Exec(Exec { program, session: None, argv, user, cwd: "/p".into(), environment, terminal: None, recording: None })
+    Event::Exec(Exec {
+        program,
+        session: None,
+        argv,
+        user,
+        cwd: "/p".into(),
+        environment,
+        terminal: None,
+        recording: None,
+    })
 }
 
 fn check(directory: &Path) -> Verdict {
@@ -63,7 +72,8 @@ fn a_whole_chain_verifies_and_any_changed_byte_of_it_does_not() {
                 let verdict = check(&directory);
                 let shown = || String::from_utf8_lossy(&changed).into_owned();
                 assert!(!verdict.ok, "byte {at} of {name} by {change:#x}: {}", shown());
-                let names_it = verdict.findings.iter().any(|finding| finding.file == name && finding.line == Some(line));
+                let names_it =
+                    verdict.findings.iter().any(|finding| finding.file == name && finding.line == Some(line));
                 assert!(name == "head.json" || names_it, "line {line}, byte {at}: {:?}\n{}", verdict.findings, shown());
             }
             line += u64::from(bytes[at] == b'\n');
@@ -117,9 +127,7 @@ fn a_chain_that_is_made_anew_does_not_fit_its_head_nor_a_noted_hash() {
     let (_root, directory) = small();
     let noted = check(&directory).head;
     let (_other_root, other) = chain(Limits::default(), &[start("0123abcd"), exec(1), end()]);
-    let anchored = |directory: &Path| {
-        verify(directory, &VerifyOptions { anchor: Some(noted), logs: None }).unwrap()
-    };
+    let anchored = |directory: &Path| verify(directory, &VerifyOptions { anchor: Some(noted), logs: None }).unwrap();
     assert!(anchored(&directory).ok);
     std::fs::copy(other.join("timeline-000001.jsonl"), directory.join("timeline-000001.jsonl")).unwrap();
     assert!(!check(&directory).ok);

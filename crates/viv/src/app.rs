@@ -57,7 +57,11 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };
-    let printer = Printer::new(cli.verbosity, json);
+    let mut printer = Printer::new(cli.verbosity, json);
+    if matches!(&cli.command, Command::Run(arguments) if arguments.ci.ci) {
+        anstream::ColorChoice::Never.write_global();
+        printer = printer.unattended(std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true"));
+    }
     let result = match &cli.command {
         Command::Run(arguments) => run::run(arguments, &printer),
         Command::Exec(arguments) => exec::exec(arguments, &printer),

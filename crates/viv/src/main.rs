@@ -2,6 +2,7 @@
 
 mod agent;
 mod app;
+mod ci;
 mod cli;
 mod commands;
 mod definition;

@@ -151,18 +151,18 @@ impl Egress {
     pub(super) async fn keep(self, mut ending: watch::Receiver<bool>) {
         tokio::select! {
             () = self.wanted.notified() => {}
-            _ = ending.wait_for(|ending| *ending) => return,
+            () = ended(&mut ending) => return,
         }
         let mut failures = 0;
         loop {
             let began = Instant::now();
             let reason = match self.start() {
                 Ok((mut child, words)) => tokio::select! {
-                    ended = child.wait() => match ended {
+                    status = child.wait() => match status {
                         Ok(status) => format!("{status}: {}", words.lines(REASON_LINES).join(" ")),
                         Err(error) => error.to_string(),
                     },
-                    _ = ending.wait_for(|ending| *ending) => {
+                    () = ended(&mut ending) => {
                         // It can only fail if the process has ended already.
                         let _ = child.kill().await;
                         return;
@@ -174,12 +174,12 @@ impl Egress {
             if failures >= MOST_FAILURES {
                 self.failure.send_replace(Some(format!("the egress cannot be started: {reason}")));
                 // Why is told for as long as anyone may ask.
-                let _ = ending.wait_for(|ending| *ending).await;
+                ended(&mut ending).await;
                 return;
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE * failures) => {}
-                _ = ending.wait_for(|ending| *ending) => return,
+                () = ended(&mut ending) => return,
             }
         }
     }
@@ -198,6 +198,11 @@ impl Egress {
         ];
         start_child(command, descriptors, FAILED)
     }
+}
+
+/// Resolves once there is to be no egress any more, also if whoever would say so is gone.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    let _ = ending.wait_for(|ending| *ending).await;
 }
 
 /// What a guest may ask an egress for.

@@ -66,6 +66,8 @@ enum End {
     Stop,
     /// In good order, but soon.
     Abandoned,
+    /// At once, since there is nothing to flush.
+    Settled,
     /// At once.
     Kill,
     /// It is broken already.
@@ -76,7 +78,7 @@ impl End {
     /// As the record of a named sandbox has it, unless it ends otherwise after all.
     fn reason(&self) -> Option<EndReason> {
         match self {
-            Self::Stop => Some(EndReason::Stopped),
+            Self::Stop | Self::Settled => Some(EndReason::Stopped),
             Self::Abandoned => Some(EndReason::Interrupted),
             Self::Kill => Some(EndReason::Killed),
             Self::Broken(_) => None,
@@ -362,7 +364,7 @@ impl Life<'_> {
                 }
                 message = self.lines.next::<ToMonitor>(), if self.has_client => match message {
                     Some(ToMonitor::Stop) => return End::Stop,
-                    Some(ToMonitor::End) => return End::Kill,
+                    Some(ToMonitor::End) => return End::Settled,
                     Some(ToMonitor::Detach) => self.has_client = false,
                     Some(ToMonitor::Start(_)) => {}
                     None => return End::Abandoned,
@@ -496,7 +498,7 @@ impl Life<'_> {
         let patience = match end {
             End::Stop => patience,
             End::Abandoned => ABANDONED_PATIENCE,
-            End::Kill => return Ok(()),
+            End::Settled | End::Kill => return Ok(()),
             End::Broken(error) => return Err(error),
         };
         let Some(link) = self.current.borrow().clone() else {

@@ -29,7 +29,11 @@ struct Tapped<'a, S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tapped<'_, S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut *self.stream).poll_read(context, buffer);
         let read = &buffer.filled()[before..];

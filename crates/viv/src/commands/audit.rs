@@ -76,7 +76,9 @@ fn show(paths: &Paths, arguments: &AuditShowArguments) -> Result<u8, Failure> {
     for sandbox in sandboxes(&lines) {
         let [log, ..] = &logs_for_audit(&paths.state, &sandbox, "network").unwrap_or_default()[..] else { continue };
         debug_assert!(log.ends_with(LOG_FILE));
-        told.extend(read_log(log)?.iter().map(|event| (event.at_ms, format!("network   {}", net::text_of(&event.what)))));
+        told.extend(
+            read_log(log)?.iter().map(|event| (event.at_ms, format!("network   {}", net::text_of(&event.what)))),
+        );
     }
     // Stable: what has the same time stays in the order it was written in.
     told.sort_by_key(|(at_ms, _)| *at_ms);

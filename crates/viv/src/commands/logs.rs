@@ -197,7 +197,10 @@ fn follow(store: &Store, entry: &Entry, arguments: &LogsArguments) -> Result<u8,
         if known.0 != size {
             let lines = entry.read()?;
             // A program that was asked for by name may not have begun.
-            known = (size, chosen(&lines, arguments).or_else(|failure| if now.running { Ok(Vec::new()) } else { Err(failure) })?);
+            known = (
+                size,
+                chosen(&lines, arguments).or_else(|failure| if now.running { Ok(Vec::new()) } else { Err(failure) })?,
+            );
             for program in &known.1 {
                 readers.show(program, entry, !now.running)?;
             }
