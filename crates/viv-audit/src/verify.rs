@@ -250,7 +250,7 @@ impl<'a> Check<'a> {
             }
             Some(_) if link.seq > self.next => {
                 let count = link.seq - self.next;
-                self.find(FindingKind::Cut, name, Some(number), format!("{count} lines before it are missing"));
+                self.find(FindingKind::Cut, name, Some(number), format!("{} before it", missing(count)));
             }
             Some(_) if link.seq < self.next => {
                 let message = format!("line {} of the chain stands here again, or in the wrong place", link.seq);
@@ -322,7 +322,7 @@ impl<'a> Check<'a> {
         if seq == 0 && !allowed {
             self.find(FindingKind::Changed, &file, Some(1), "the first line follows on something");
         } else if !allowed {
-            let message = format!("the first {seq} lines are missing, and no line says that they were dropped");
+            let message = format!("{} at the beginning, and none says that it was dropped", missing(seq));
             self.find(FindingKind::Cut, &file, Some(1), message);
         } else if seq > 0 {
             self.notes.push(format!("the first {seq} lines were dropped by their writer, to stay within the limit"));
@@ -333,8 +333,7 @@ impl<'a> Check<'a> {
         let (file, line) = self.last_place.clone();
         if self.next < head.lines {
             let count = head.lines - self.next;
-            let message = format!("{count} lines at the end are missing");
-            self.find(FindingKind::Cut, &file, Some(line), message);
+            self.find(FindingKind::Cut, &file, Some(line), format!("{} at the end", missing(count)));
         } else if head.lines == 0 {
             let empty = Head { hash: Hash::ZERO, segment: 1, segment_bytes: 0, programs: 0, at_ms: 0, ..head.clone() };
             if *head != (Head { format: FORMAT, sandbox: String::new(), closed: false, ..empty }) {
@@ -344,7 +343,10 @@ impl<'a> Check<'a> {
             let message = "the last line that the head knows of was changed, or the head was";
             self.find(FindingKind::Changed, &file, Some(line), message);
         } else if self.at_head.as_ref().is_none_or(|at_head| !is_same_end(at_head, head)) {
-            self.find(FindingKind::Changed, files::HEAD, None, "the head does not fit the line that it names");
+            // Lines that are missing move those after them, which says nothing more.
+            if self.findings.is_empty() {
+                self.find(FindingKind::Changed, files::HEAD, None, "the head does not fit the line that it names");
+            }
         } else if self.beyond_head > 0 && head.closed {
             let message = format!("{} lines were added after its writer closed it", self.beyond_head);
             self.find(FindingKind::Inserted, &file, Some(line), message);
@@ -434,6 +436,11 @@ impl<'a> Check<'a> {
             }
         }
     }
+}
+
+/// For people: how many lines are not there.
+fn missing(count: u64) -> String {
+    if count == 1 { "a line is missing".to_owned() } else { format!("{count} lines are missing") }
 }
 
 /// Whether a head says what is found. A segment that was just begun holds no line yet.
