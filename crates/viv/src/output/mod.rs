@@ -195,7 +195,8 @@ impl Printer {
                 Some(pipeline) => {
                     let hints = hint.iter().map(|hint| (*hint).to_owned()).collect();
                     let (kind, message) = ("warning".to_owned(), message.to_owned());
-                    pipeline.annotate(Level::Warning, &Report { kind, message, causes: Vec::new(), hints }, &plain(&text));
+                    let report = Report { kind, message, causes: Vec::new(), hints };
+                    pipeline.annotate(Level::Warning, &report, &plain(&text));
                 }
                 None => self.line(&text),
             }
