@@ -6,7 +6,7 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 14] = [
+const TARGETS: [&str; 15] = [
     "decoders",
     "clients",
     "meter",
@@ -21,6 +21,7 @@ const TARGETS: [&str; 14] = [
     "lock",
     "sessions",
     "workspace",
+    "tap",
 ];
 
 /// Runs each fuzz target for its share of this time.

@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "viv",
         &[
+            "viv-audit",
             "viv-error",
             "viv-image",
             "viv-link",
@@ -24,7 +25,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "viv-workspace",
         ],
     ),
-    ("viv-sandbox", &["viv-error", "viv-image", "viv-link", "viv-net", "viv-proto", "viv-shares", "viv-vmm"]),
+    (
+        "viv-sandbox",
+        &["viv-audit", "viv-error", "viv-image", "viv-link", "viv-net", "viv-proto", "viv-shares", "viv-vmm"],
+    ),
+    ("viv-audit", &["viv-error"]),
     ("viv-vmm", &["viv-error", "viv-link", "viv-proto"]),
     ("viv-image", &["viv-error"]),
     ("viv-net", &["viv-error", "viv-proto", "viv-testkit"]),

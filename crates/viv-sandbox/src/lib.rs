@@ -49,7 +49,7 @@ pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_ho
 pub use memory::MemoryUse;
 #[doc(hidden)]
 pub use monitor::any_terminal_output;
-pub use monitor::{file_daemon_main, monitor_main};
+pub use monitor::{file_daemon_main, logs_for_audit, monitor_main};
 pub use network::{CERTIFICATES, NAME_FILE, NetworkMode, NetworkSpec, Publish, SSH_AGENT, logs_of};
 pub use nic::check_network;
 pub use paths::Paths;
@@ -72,5 +72,6 @@ pub use template::{
     make_in_background, maker_main, prune_templates, remove_template,
 };
 pub use terminal_modes::{ModeTracker, Question};
+pub use viv_audit::Recording;
 pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES};
 pub use wire::{HostMark, Way};

@@ -316,6 +316,7 @@ mod tests {
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,
+            recording: viv_audit::Recording::default(),
             boot_deadline_seconds: 1,
         };
         Record::new(&spec, Accel::Tcg)

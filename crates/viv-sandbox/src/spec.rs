@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use viv_audit::Recording;
 use viv_image::nix::NixEnvironment;
 use viv_image::{ImageSource, Package};
 use viv_proto::message::{GuestFile, User};
@@ -205,6 +206,9 @@ pub struct SandboxSpec {
     pub files: Vec<GuestFile>,
     /// What it has to do with others.
     pub network: NetworkSpec,
+    /// What of its programs' output is recorded.
+    #[serde(default, skip_serializing_if = "Recording::is_usual")]
+    pub recording: Recording,
     /// How long the guest may take to come up, in seconds.
     pub boot_deadline_seconds: u64,
 }

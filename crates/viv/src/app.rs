@@ -10,7 +10,9 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command};
 use crate::commands::life::{self, Verb};
-use crate::commands::{agent, attach, doctor, exec, image, init, kernel, manage, net, print, review, run, template};
+use crate::commands::{
+    agent, attach, audit, doctor, exec, image, init, kernel, logs, manage, net, print, review, run, template,
+};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -72,10 +74,16 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Diff(arguments) => arguments.json,
         Command::Accept(arguments) | Command::Reject(arguments) => arguments.json,
         Command::Undo(arguments) => arguments.json,
+        Command::Logs(arguments) => arguments.json,
+        Command::Audit(command) => command.is_json(),
         Command::Doctor(arguments) => arguments.json,
         _ => false,
     };
-    let printer = Printer::new(cli.verbosity, json);
+    let mut printer = Printer::new(cli.verbosity, json);
+    if matches!(&cli.command, Command::Run(arguments) if arguments.ci.ci) {
+        anstream::ColorChoice::Never.write_global();
+        printer = printer.unattended(std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true"));
+    }
     let result = match &cli.command {
         Command::Run(arguments) => run::run(arguments, &printer),
         Command::Init(arguments) => init::init(arguments, &printer),
@@ -106,6 +114,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Net(command) => net::net(command, &printer),
         Command::Port(arguments) => net::port(arguments),
         Command::Agent(command) => agent::agent(command, &printer),
+        Command::Logs(arguments) => logs::logs(arguments, &printer),
+        Command::Audit(command) => audit::audit(command),
         Command::Usage(arguments) => net::usage(arguments),
         Command::Doctor(arguments) => doctor::doctor(arguments, &printer),
         Command::Completions(arguments) => print::completions(arguments),

@@ -27,6 +27,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (BOOT_DEADLINE, "How long a sandbox may take to come up, such as 30s; default 2m"),
     ("TERM, COLORTERM", "Handed to programs at a terminal; a terminal the image does not know becomes xterm-256color"),
     ("TZ", "Handed to the program if it names a time zone"),
+    ("GITHUB_ACTIONS", "If `true`, `viv run --ci` writes its log for GitHub Actions"),
     ("NO_COLOR, CLICOLOR_FORCE", "Whether viv's own messages are coloured; NO_COLOR is handed to the program"),
 ];
 

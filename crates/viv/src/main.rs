@@ -2,6 +2,7 @@
 
 mod agent;
 mod app;
+mod ci;
 mod cli;
 mod commands;
 #[allow(dead_code, reason = "the commands about sandboxes that stay read it")]

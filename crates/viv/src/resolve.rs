@@ -11,7 +11,7 @@ use serde::Serialize;
 use viv_image::{ImageSource, Manager, Package, Platform};
 use viv_proto::message::{Exec, TerminalSize, User};
 use viv_sandbox::{
-    AccelChoice, Mount, NetworkSpec, NixSpec, SandboxSpec, TemplateUse, VmmChoice, Warning, WorkspaceMode,
+    AccelChoice, Mount, NetworkSpec, NixSpec, Recording, SandboxSpec, TemplateUse, VmmChoice, Warning, WorkspaceMode,
 };
 
 use crate::devcontainer::SetupCommand;
@@ -188,6 +188,7 @@ pub fn resolve(
         protect: settings.protect.into_iter().map(|found| found.value).collect(),
         git_guard: settings.git_guard.is_none_or(|found| found.value),
         persistent_disk: None,
+        recording: Recording::default(),
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {

@@ -146,25 +146,41 @@ impl Egress {
         Ok(Self { listener, spec: memory_file(&text).map_err(failed())?, keys, environment, wanted, failure })
     }
 
-    /// Keeps one running from when it is first wanted, unless it fails to start too often.
-    pub(super) async fn keep(self) {
-        self.wanted.notified().await;
+    /// Keeps one running from when it is first wanted, unless it fails to start too often; once it is ending
+    /// there is none, and this returns.
+    pub(super) async fn keep(self, mut ending: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.wanted.notified() => {}
+            () = ended(&mut ending) => return,
+        }
         let mut failures = 0;
         loop {
             let began = Instant::now();
             let reason = match self.start() {
-                Ok((mut child, words)) => match child.wait().await {
-                    Ok(status) => format!("{status}: {}", words.lines(REASON_LINES).join(" ")),
-                    Err(error) => error.to_string(),
+                Ok((mut child, words)) => tokio::select! {
+                    status = child.wait() => match status {
+                        Ok(status) => format!("{status}: {}", words.lines(REASON_LINES).join(" ")),
+                        Err(error) => error.to_string(),
+                    },
+                    () = ended(&mut ending) => {
+                        // It can only fail if the process has ended already.
+                        let _ = child.kill().await;
+                        return;
+                    }
                 },
                 Err(error) => viv_error::Report::from(&error).line(),
             };
             failures = if began.elapsed() < START_TIME { failures + 1 } else { 0 };
             if failures >= MOST_FAILURES {
                 self.failure.send_replace(Some(format!("the egress cannot be started: {reason}")));
-                return std::future::pending().await;
+                // Why is told for as long as anyone may ask.
+                ended(&mut ending).await;
+                return;
             }
-            tokio::time::sleep(PAUSE * failures).await;
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE * failures) => {}
+                () = ended(&mut ending) => return,
+            }
         }
     }
 
@@ -182,6 +198,11 @@ impl Egress {
         ];
         start_child(command, descriptors, FAILED)
     }
+}
+
+/// Resolves once there is to be no egress any more, also if whoever would say so is gone.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    let _ = ending.wait_for(|ending| *ending).await;
 }
 
 /// What a guest may ask an egress for.

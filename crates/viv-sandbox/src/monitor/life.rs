@@ -17,6 +17,7 @@ use viv_proto::message::{Configured, ExitReport, kind};
 use viv_proto::port;
 
 use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
+use super::audit::Audit;
 use super::children::Children;
 use super::clock;
 use super::egress::HostPorts;
@@ -24,6 +25,7 @@ use super::link::Current;
 use super::network::Network;
 use super::server::{Command, Guest, Server};
 use super::sessions::Sessions;
+use super::sessions::record::SessionRecorder;
 use super::stall;
 use crate::error::{adopt, io};
 use crate::exec::ask;
@@ -66,6 +68,8 @@ enum End {
     Stop,
     /// In good order, but soon.
     Abandoned,
+    /// At once, since there is nothing to flush.
+    Settled,
     /// At once.
     Kill,
     /// It is broken already.
@@ -76,7 +80,7 @@ impl End {
     /// As the record of a named sandbox has it, unless it ends otherwise after all.
     fn reason(&self) -> Option<EndReason> {
         match self {
-            Self::Stop => Some(EndReason::Stopped),
+            Self::Stop | Self::Settled => Some(EndReason::Stopped),
             Self::Abandoned => Some(EndReason::Interrupted),
             Self::Kill => Some(EndReason::Killed),
             Self::Broken(_) => None,
@@ -125,10 +129,20 @@ async fn live(
     // From here on others see it, and are told how it ends as long as they do.
     let place = first.place.as_ref().map(|directory| Place::open(directory, &plan.spec.id)).transpose()?;
     let mut asked = None;
-    let surroundings = Surroundings { run: &run, record, marks, lines, writer, waiting, asked: &mut asked };
-    let outcome = live_in(first, spare, surroundings).await;
+    let (outcome, audit) = match Audit::begin(first).await {
+        Ok(audit) => {
+            let asked = &mut asked;
+            let surroundings = Surroundings { run: &run, record, marks, lines, writer, waiting, asked, audit: &audit };
+            (live_in(first, spare, surroundings).await, Some(audit))
+        }
+        // What is not written down is not run.
+        Err(error) => (Err(error), None),
+    };
+    let (reason, message) = reason_of(asked, &outcome);
+    if let Some(audit) = audit {
+        audit.close(reason, message.clone());
+    }
     if let Some(place) = place {
-        let (reason, message) = reason_of(asked, &outcome);
         place.note(reason, message);
     }
     outcome
@@ -156,10 +170,12 @@ struct Surroundings<'a> {
     waiting: &'a mut Vec<UnixStream>,
     /// How it was asked to end.
     asked: &'a mut Option<EndReason>,
+    /// Where it is told what happens.
+    audit: &'a Audit,
 }
 
 async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surroundings<'_>) -> Result<()> {
-    let Surroundings { run, record, mut marks, lines, writer, waiting, asked } = surroundings;
+    let Surroundings { run, record, mut marks, lines, writer, waiting, asked, audit } = surroundings;
     let plan = &first.plan;
     let _nix = nix::hold(&plan.spec)?;
     let _held = first.holdings.hold(&first.paths, &plan.spec.id)?;
@@ -177,8 +193,10 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
     let (paused, is_paused) = watch::channel(false);
     let guest = Guest { current: current.clone(), configured: is_configured, paused: is_paused };
     let (ended, ends) = mpsc::unbounded_channel();
-    let sessions = Sessions::start(guest.clone(), carrying.clone(), ended, Box::new(()))?;
-    let mut server = Some((Server { guest: guest.clone(), commands, carrying, sessions }, listener));
+    let recorder = Box::new(SessionRecorder::new(audit.journal()));
+    let sessions = Sessions::start(guest.clone(), carrying.clone(), ended, recorder)?;
+    let server = Server { guest: guest.clone(), commands, carrying, sessions, journal: audit.journal() };
+    let mut server = Some((server, listener));
     let (network, published) = Network::open(first, run, &ports, guest).await?;
     let mut serving = JoinSet::new();
     let record = Record { published, ..record };
@@ -194,6 +212,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
         clock: None,
         paused,
         network,
+        audit,
         run,
         record,
     };
@@ -217,6 +236,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
         let end = match life.bring_up(first, &mut attempt).await {
             Ok((answer, more)) => {
                 configured.send_replace(true);
+                audit.ready(&way);
                 life.record.state = State::Running;
                 life.run.write(&life.record)?;
                 marks.extend(more);
@@ -269,6 +289,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
         };
         let outcome = life.finish(end, patience, &mut attempt.children, asked).await;
         attempt.end().await;
+        life.network.end().await;
         while let Ok(command) = life.commands.try_recv() {
             life.hear_late(command);
         }
@@ -293,6 +314,7 @@ struct Life<'a> {
     /// Whether the machine stands still.
     paused: watch::Sender<bool>,
     network: Network,
+    audit: &'a Audit,
     run: &'a RunDirectory,
     /// What others see of it.
     record: Record,
@@ -352,7 +374,7 @@ impl Life<'_> {
                 }
                 message = self.lines.next::<ToMonitor>(), if self.has_client => match message {
                     Some(ToMonitor::Stop) => return End::Stop,
-                    Some(ToMonitor::End) => return End::Kill,
+                    Some(ToMonitor::End) => return End::Settled,
                     Some(ToMonitor::Detach) => if let Err(error) = self.detach().await {
                         return End::Broken(error);
                     },
@@ -442,6 +464,7 @@ impl Life<'_> {
     /// Has others see that the machine stands still, or that it goes on.
     fn switched(&mut self, paused: bool) {
         self.paused.send_replace(paused);
+        self.audit.switched(paused);
         self.record.state = if paused { State::Paused } else { State::Running };
         // It is so whether that can be written or not.
         let _ = self.run.write(&self.record);
@@ -498,7 +521,7 @@ impl Life<'_> {
         let patience = match end {
             End::Stop => patience,
             End::Abandoned => ABANDONED_PATIENCE,
-            End::Kill => return Ok(()),
+            End::Settled | End::Kill => return Ok(()),
             End::Broken(error) => return Err(error),
         };
         let Some(link) = self.current.borrow().clone() else {

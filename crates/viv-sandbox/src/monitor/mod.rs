@@ -14,6 +14,7 @@
 //! started it (prctl(2), `PR_SET_PDEATHSIG`).
 
 pub(crate) mod attempt;
+mod audit;
 pub(crate) mod children;
 mod clock;
 pub(crate) mod egress;
@@ -26,6 +27,8 @@ mod publish;
 mod server;
 pub(crate) mod sessions;
 pub(crate) mod stall;
+mod tap;
+mod tapped;
 
 #[doc(hidden)]
 pub use sessions::screen::any_output as any_terminal_output;
@@ -35,6 +38,8 @@ use std::process::ExitCode;
 
 use crate::sys::{inherited, keep_descriptors_to_ourselves};
 use crate::wire::MONITOR_DESCRIPTOR;
+
+pub use audit::logs_for_audit;
 
 /// Where the file daemon is told how to serve and what, in its process.
 const FILE_DAEMON_INPUT: i32 = 5;

@@ -3,11 +3,15 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
+use viv_audit::{Event, Journal};
 use viv_link::{Link, LinkError};
+use viv_proto::CONTROL_PORT;
 use viv_proto::port::{self, MAX_GREETING_BYTES};
 
 use super::link::Current;
 use super::sessions::Sessions;
+use super::tap::Tap;
+use super::tapped;
 use crate::Publish;
 use crate::sessions::GREETING;
 
@@ -51,6 +55,8 @@ pub(super) struct Server {
     /// How many connections carry something to or from the guest.
     pub(super) carrying: watch::Sender<usize>,
     pub(super) sessions: Sessions,
+    /// Where it is told what passes here.
+    pub(super) journal: Journal,
 }
 
 impl Server {
@@ -94,9 +100,16 @@ impl Server {
             let _ = stream.write_all(refusal.as_bytes()).await;
             return;
         }
-        let opened = match port::parse_connect(line) {
+        let number = port::parse_connect(line);
+        let is_control = number == Ok(CONTROL_PORT);
+        let opened = match number {
             Ok(number) => match self.guest.link().await {
-                Some(link) => link.open(number).await,
+                Some(link) => {
+                    if !is_control {
+                        self.journal.record(Event::Port { port: number });
+                    }
+                    link.open(number).await
+                }
                 None => Err(LinkError::Closed),
             },
             Err(error) => Err(error.into()),
@@ -111,8 +124,12 @@ impl Server {
         }
         if let Ok(mut guest) = opened {
             self.carrying.send_modify(|count| *count += 1);
-            // Whichever side fails, both are closed.
-            let _ = copy_bidirectional_with_sizes(&mut stream, &mut guest, COPY_BYTES, COPY_BYTES).await;
+            if is_control {
+                tapped::carry(&mut stream, &mut guest, Tap::new(self.journal.clone()), COPY_BYTES).await;
+            } else {
+                // Whichever side fails, both are closed.
+                let _ = copy_bidirectional_with_sizes(&mut stream, &mut guest, COPY_BYTES, COPY_BYTES).await;
+            }
             self.carrying.send_modify(|count| *count -= 1);
         }
     }

@@ -131,6 +131,10 @@ pub struct SessionInfo {
     pub command: Vec<String>,
     /// Who it runs as.
     pub user: String,
+    /// Where it was started.
+    pub cwd: String,
+    /// The names of the variables it was given.
+    pub environment: Vec<String>,
     /// Its process id inside.
     pub pid: u32,
     /// Its terminal.

@@ -1,7 +1,9 @@
 //! The command line: what can be typed, and nothing about what it does.
 
 pub mod agent;
+pub mod audit;
 pub mod bridge;
+mod ci;
 pub mod image;
 mod init;
 mod kernel;
@@ -23,6 +25,7 @@ use clap_complete::Shell;
 use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
+pub use ci::CiArguments;
 pub use init::InitArguments;
 pub use kernel::{KernelArguments, KernelBuildArguments, KernelCommand};
 pub use run::{MachineArguments, RunArguments};
@@ -180,6 +183,11 @@ on a copy of its own is no longer shown.")]
     /// List the agents that `viv run` knows by name, and what they keep
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Show, follow, play and export what a sandbox's programs printed
+    Logs(audit::LogsArguments),
+    /// Show and verify what happened in sandboxes
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Show calls to model APIs, their tokens and their cost
     Usage(network::UsageArguments),
     /// Check whether this machine is ready, and say what to do about it

@@ -7,6 +7,7 @@ use clap::Args;
 use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
+use super::ci::CiArguments;
 use super::network::NetworkArguments;
 use super::nix::NixArguments;
 use super::workspace::WorkspaceArguments;
@@ -107,6 +108,8 @@ pub struct RunArguments {
     /// Leave the sandbox to itself once the program runs, and print its id; it ends with the program
     #[arg(short, long, conflicts_with_all = ["timing", "dry_run"], help_heading = "Sandbox")]
     pub detach: bool,
+    #[command(flatten)]
+    pub ci: CiArguments,
 
     /// Report events, errors and at last the result on stderr, as one JSON object per line
     #[arg(long)]

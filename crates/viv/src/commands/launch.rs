@@ -19,7 +19,7 @@ use crate::network::{self, Network, secrets};
 use crate::output::{JsonEvent, Printer, milliseconds, shell_words};
 use crate::render;
 use crate::resolve::Resolved;
-use crate::terminal::{Descriptor, End, Session, SessionOptions, Signals, Streams};
+use crate::terminal::{End, Session, SessionOptions, Signals, Streams};
 use crate::timing::{Clock, Told};
 
 /// What a sandbox is wanted for.
@@ -261,8 +261,8 @@ pub async fn finish_aside(
 ) -> Result<End<Failure>, Failure> {
     let streams = Streams {
         stdin: Box::new(std::io::empty()),
-        stdout: Box::new(Descriptor::stderr()),
-        stderr: Box::new(Descriptor::stderr()),
+        stdout: printer.program_streams().1,
+        stderr: printer.program_streams().1,
     };
     let options = SessionOptions { terminal: false, timeout: None, detach: None };
     let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;

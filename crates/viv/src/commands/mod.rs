@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod attach;
+pub mod audit;
 mod bridge;
 mod denials;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod init;
 pub mod kernel;
 mod launch;
 pub mod life;
+pub mod logs;
 pub mod manage;
 pub mod net;
 mod nix;

@@ -73,7 +73,12 @@ fn json_line(event: &Event) -> String {
 fn line(event: &Event) -> String {
     let seconds = event.at_ms / 1000;
     let time = format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let text = match &event.what {
+    format!("{time} UTC  {}\n", text_of(&event.what))
+}
+
+/// What happened, for people.
+pub fn text_of(what: &What) -> String {
+    match what {
         What::Connected { via, host, port, address, rule } => {
             format!("connected  {host}:{port} at {address}, {} ({rule})", name_of(via))
         }
@@ -87,8 +92,7 @@ fn line(event: &Event) -> String {
             format!("call       {upstream}, {model}: {status} after {milliseconds} ms")
         }
         What::Refused { upstream, reason, .. } => format!("refused    {upstream}: {reason}"),
-    };
-    format!("{time} UTC  {text}\n")
+    }
 }
 
 fn show_denied(arguments: &DeniedArguments) -> Result<u8, Failure> {

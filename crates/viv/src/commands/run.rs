@@ -2,7 +2,7 @@
 
 mod detached;
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 use viv_proto::message::Exec;
@@ -15,12 +15,13 @@ use super::prepare::Asked;
 use super::review::Recording;
 use super::{Limits, block_on, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};
+use crate::ci::{self, Ci};
 use crate::cli::RunArguments;
 use crate::devcontainer::SetupCommand;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, Failure};
 use crate::exit_code;
-use crate::output::{JsonEvent, Printer, Timings, milliseconds};
+use crate::output::{JsonEvent, Printer, Timings, milliseconds, shell_words};
 use crate::resolve::Resolved;
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
 use crate::timing::Clock;
@@ -46,12 +47,13 @@ pub fn run_with(
     let mut clock = Clock::start();
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
-    let agent = AgentCall::of(arguments, &paths, Surroundings::probe(arguments.json))?;
+    let agent = AgentCall::of(arguments, &paths, Surroundings::probe(arguments.json || arguments.ci.ci))?;
     let asked = Asked {
         command_line: arguments.layer(&host.directory),
         weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
         // Nobody may be there to see it, and yet someone may come.
-        terminal: arguments.detach || agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+        terminal: arguments.detach
+            || !arguments.ci.ci && agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
         ..Asked::default()
     };
     let wish = Wish {
@@ -64,17 +66,24 @@ pub fn run_with(
         change,
     };
     let mut settled = launch::settle(wish, &host, &paths)?;
+    ci::apply(&arguments.ci, &mut settled.resolved);
     if arguments.dry_run {
         return dry_run(&mut settled.resolved, &paths, arguments.json).map(|code| (code, settled.resolved.sandbox.id));
     }
-    let id = settled.resolved.sandbox.id.clone();
+    let sandbox = settled.resolved.sandbox.clone();
+    let id = sandbox.id.clone();
     if arguments.detach {
         let launch = settled.make_ready(&host, &paths, printer, &mut clock)?;
         let deploy_key = arguments.network.deploy_key;
         let code = block_on(detached::run(launch, deploy_key, printer, &mut clock))??;
         return Ok((code, id));
     }
-    let takes_input = settled.takes_input();
+    let ci = Ci::prepare(&arguments.ci, &settled.resolved.sandbox, &host)?;
+    // At a terminal, nobody of a pipeline types.
+    let takes_input = settled.takes_input() && !(ci.is_some() && std::io::stdin().is_terminal());
+    if let Some(pipeline) = printer.pipeline() {
+        pipeline.begin_group(&format!("viv run {}", shell_words(&arguments.command)));
+    }
     let ran = settled.make_ready(&host, &paths, printer, &mut clock).and_then(|launch| {
         printer.timing("kernel and image are there", began.elapsed());
         let spec = &launch.resolved.sandbox;
@@ -85,10 +94,26 @@ pub fn run_with(
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
-    let Ran { exit_code, signal, timed_out, timings } = ran.map_err(|failure| match arguments.command.first() {
+    let ran = ran.map_err(|failure| match arguments.command.first() {
         Some(program) if failure.code == exit_code::NOT_FOUND => about_program(program, &paths, failure),
         _ => failure,
-    })?;
+    });
+    if let Some(ci) = ci {
+        let outcome = ci::Outcome {
+            id: &id,
+            command: &arguments.command,
+            exit_code: ran.as_ref().map_or_else(|failure| failure.code, |ran| ran.exit_code),
+            signal: ran.as_ref().ok().and_then(|ran| ran.signal),
+            timed_out: ran.as_ref().is_ok_and(|ran| ran.timed_out),
+            timings: ran.as_ref().ok().map(|ran| ran.timings),
+            error: ran.as_ref().err().and_then(|failure| failure.report.as_ref()),
+        };
+        ci.collect(&outcome, &sandbox, &paths, printer)?;
+        if let (Some(pipeline), Ok(Ran { exit_code: 1.., .. })) = (printer.pipeline(), &ran) {
+            pipeline.program_failed(&shell_words(&arguments.command), outcome.exit_code);
+        }
+    }
+    let Ran { exit_code, signal, timed_out, timings } = ran?;
     printer.event(&JsonEvent::Result { id: &id, exit_code, signal, timed_out, timings });
     Ok((exit_code, id))
 }
@@ -162,6 +187,10 @@ async fn run_in_sandbox(
     let options = SessionOptions { terminal: at_terminal, timeout, detach: None };
     let input: Box<dyn Read + Send> =
         if takes_input { Box::new(Descriptor::stdin()) } else { Box::new(std::io::empty()) };
+    if let Some(pipeline) = printer.pipeline() {
+        pipeline.end_group();
+        pipeline.begin_untrusted(viv_sandbox::new_token());
+    }
     let outcome = {
         let running = async {
             tokio::select! {
@@ -183,6 +212,9 @@ async fn run_in_sandbox(
             }
         }
     };
+    if let Some(pipeline) = printer.pipeline() {
+        pipeline.end_untrusted();
+    }
     timings.program_ms = milliseconds(program_began.elapsed());
     clock.mark(if outcome.is_ok() { "program ended" } else { "program refused" });
 
@@ -267,7 +299,8 @@ async fn run_program(
         number = ending_signal(signals) => return Ok((End::Signalled(number), None)),
     };
     clock.mark("program started");
-    let streams = Streams { stdin, stdout: Box::new(Descriptor::stdout()), stderr: Box::new(Descriptor::stderr()) };
+    let (stdout, stderr) = printer.program_streams();
+    let streams = Streams { stdin, stdout, stderr };
     let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
     let (mut end, summary) = session.run(started.reader, signals, async { Failure::from(sandbox.ended().await) }).await;
     printer.note_unfinished_line(summary.stderr_unfinished);

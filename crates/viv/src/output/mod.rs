@@ -1,7 +1,9 @@
 //! What `viv` itself says: to people as text on stderr, to programs as one JSON object per line.
 
 pub mod clean;
+pub mod pipeline;
 mod progress;
+pub mod time;
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +17,10 @@ use viv_sandbox::{Publish, Way};
 
 use crate::cli::Verbosity;
 use crate::error::Failure;
-use crate::terminal::raw;
+use crate::terminal::{Descriptor, raw};
 use crate::timing::Span;
 use clean::{clean, clean_lines};
+use pipeline::{Level, Pipeline};
 
 pub use progress::{ProgressReporter, Waiting};
 
@@ -30,6 +33,10 @@ pub struct Printer {
     verbose: bool,
     /// The program's last byte on stderr was no line break.
     mid_line: AtomicBool,
+    /// Nobody watches: nothing is drawn.
+    unattended: bool,
+    /// The log of a pipeline that knows commands.
+    pipeline: Option<Pipeline>,
 }
 
 /// One event of `viv run --json`.
@@ -134,7 +141,35 @@ impl Printer {
     /// A printer for the user's wishes.
     #[must_use]
     pub fn new(verbosity: Verbosity, json: bool) -> Self {
-        Self { json, quiet: verbosity.quiet, verbose: verbosity.verbose, mid_line: AtomicBool::new(false) }
+        Self {
+            json,
+            quiet: verbosity.quiet,
+            verbose: verbosity.verbose,
+            mid_line: AtomicBool::new(false),
+            unattended: false,
+            pipeline: None,
+        }
+    }
+
+    /// The same for a run that nobody watches; under GitHub Actions, its log is written for that.
+    #[must_use]
+    pub fn unattended(self, is_github: bool) -> Self {
+        Self { unattended: true, pipeline: is_github.then(Pipeline::new), ..self }
+    }
+
+    /// The log of the pipeline, if it knows commands.
+    #[must_use]
+    pub fn pipeline(&self) -> Option<&Pipeline> {
+        self.pipeline.as_ref()
+    }
+
+    /// Where the program's output and its errors go.
+    #[must_use]
+    pub fn program_streams(&self) -> (Box<dyn Write + Send>, Box<dyn Write + Send>) {
+        match &self.pipeline {
+            Some(pipeline) => (pipeline.stream(), pipeline.stream()),
+            None => (Box::new(Descriptor::stdout()), Box::new(Descriptor::stderr())),
+        }
     }
 
     /// Whether events are wanted as JSON.
@@ -146,7 +181,7 @@ impl Printer {
     /// Whether progress is to be drawn.
     #[must_use]
     pub fn draws_progress(&self) -> bool {
-        !self.json && !self.quiet && std::io::stderr().is_terminal()
+        !self.json && !self.quiet && !self.unattended && std::io::stderr().is_terminal()
     }
 
     /// The program has left stderr in the middle of a line.
@@ -163,7 +198,15 @@ impl Printer {
             if let Some(hint) = hint {
                 text.push_str(&hint_line(hint));
             }
-            self.line(&text);
+            match &self.pipeline {
+                Some(pipeline) => {
+                    let hints = hint.iter().map(|hint| (*hint).to_owned()).collect();
+                    let (kind, message) = ("warning".to_owned(), message.to_owned());
+                    let report = Report { kind, message, causes: Vec::new(), hints };
+                    pipeline.annotate(Level::Warning, &report, &plain(&text));
+                }
+                None => self.line(&text),
+            }
         }
     }
 
@@ -203,12 +246,17 @@ impl Printer {
         let Some(report) = &failure.report else { return };
         if self.json {
             self.event(&JsonEvent::Error { error: report, exit_code: failure.code });
+        } else if let Some(pipeline) = &self.pipeline {
+            pipeline.annotate(Level::Error, report, &plain(&render_report(report)));
         } else {
             self.line(&render_report(report));
         }
     }
 
     fn line(&self, text: &str) {
+        if let Some(pipeline) = &self.pipeline {
+            return pipeline.say(&plain(text));
+        }
         let begin = if self.mid_line.swap(false, Ordering::Relaxed) { "\n" } else { "" };
         let text = match raw::occupant() {
             raw::Occupant::Nobody => format!("{begin}{text}\n"),
@@ -218,6 +266,11 @@ impl Printer {
         // is closed.
         let _ = anstream::stderr().lock().write_all(text.as_bytes());
     }
+}
+
+/// The same without colours.
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
 }
 
 /// `error:`, what it was caused by, and hints.

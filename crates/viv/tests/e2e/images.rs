@@ -162,6 +162,7 @@ impl<'a> Stack<'a> {
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,
+            recording: viv_sandbox::Recording::default(),
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
         let artifacts = Artifacts {

@@ -10,6 +10,7 @@
 //! sessions keep the monitor's from nothing else: it stops sandboxes, sets clocks and reaps at any time.
 
 mod paint;
+pub(super) mod record;
 mod reports;
 pub(crate) mod screen;
 mod session;
@@ -274,6 +275,8 @@ impl Hub {
             name,
             command: shown(&exec.argv),
             user: exec.user,
+            cwd: exec.cwd,
+            environment: exec.env.into_keys().collect(),
             pid: started.pid,
             size,
             size_policy,
@@ -346,6 +349,8 @@ mod tests {
             name: name.map(str::to_owned),
             command: Vec::new(),
             user: "agent".to_owned(),
+            cwd: String::new(),
+            environment: Vec::new(),
             pid: 1,
             size: DEFAULT_SIZE,
             size_policy: crate::SizePolicy::default(),

@@ -48,6 +48,8 @@ impl Guest {
             name: None,
             command: vec!["vim".to_owned()],
             user: "agent".to_owned(),
+            cwd: String::new(),
+            environment: Vec::new(),
             pid: 42,
             size: SIZE,
             size_policy: policy,
