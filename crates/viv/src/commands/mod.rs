@@ -16,7 +16,9 @@ mod nix;
 mod prepare;
 pub mod print;
 pub mod run;
+pub mod ssh;
 pub mod template;
+pub mod unit;
 
 use std::future::Future;
 use std::time::Duration;

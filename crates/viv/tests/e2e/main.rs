@@ -38,6 +38,7 @@ mod protocol;
 #[path = "../../../viv-image/tests/languages/registry.rs"]
 #[expect(dead_code, reason = "not all kinds of packages are served here")]
 mod registry;
+mod remote;
 mod run;
 mod spares;
 mod support;
