@@ -106,8 +106,10 @@ fn name_of(record: &Record) -> &str {
 fn no_server(record: &Record) -> Error {
     let name = name_of(record);
     Error::new(ErrorKind::NotFound, format!("the image of sandbox {name} has no OpenSSH server"))
-        .hint("add it to [run] or to its own section in viv.toml: packages = [\"openssh-server\"]; then: viv restart NAME")
-        .hint(format!("once, where the sandbox may reach its mirror: viv exec --root {name} -- apt-get install -y openssh-server"))
+        .hint("add it to [run] or to its own section in viv.toml: packages = [\"openssh-server\"], and start it anew")
+        .hint(format!(
+            "once, where the sandbox may reach its mirror: viv exec --root {name} -- apt-get install -y openssh-server"
+        ))
         .hint("viv run -p openssh-server …")
 }
 

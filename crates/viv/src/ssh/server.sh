@@ -39,5 +39,7 @@ mv -f ".environment.$$" environment || exit
 
 unset VIV_SSH_CONFIG VIV_SSH_AUTHORIZED_KEY VIV_SSH_SESSION VIV_SSH_HOST_KEY VIV_SSH_USER
 cd /
-# The level counts from the first line on, which is before the configuration's is read.
-exec "$server" -i -e -o LogLevel=ERROR -f /run/viv/ssh/sshd_config
+# Sessions have what sshd has.
+umask 022
+# The level counts from the first line on, before the configuration is read; at ERROR it tells of its own children.
+exec "$server" -i -e -o LogLevel=FATAL -f /run/viv/ssh/sshd_config

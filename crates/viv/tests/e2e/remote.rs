@@ -147,7 +147,7 @@ fn files_and_commits_go_both_ways() {
     host.own(&host.path("home/repository"));
     git(&["init", "-q", "-b", "main"]);
     git(&["commit", "-q", "--allow-empty", "-m", "first"]);
-    sandbox.ok("git init -q --bare /home/agent/there.git");
+    sandbox.ok("git init -q --bare -b main /home/agent/there.git");
     git(&["push", "-q", "viv-fixture:/home/agent/there.git", "main"]);
     assert_eq!(sandbox.ok("git -C /home/agent/there.git log --format=%s main"), "first\n");
     sandbox.ok("git clone -q /home/agent/there.git /tmp/clone && git -C /tmp/clone commit -q --allow-empty -m second && git -C /tmp/clone push -q origin main");
@@ -198,6 +198,8 @@ s, _ = l.accept(); s.sendall(s.recv(100).upper()); s.close()\"";
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "HELLO");
+    // ssh stays as long as a connection does.
+    drop(stream);
     drop(connection.stdin.take());
     assert_eq!(finish(connection).code, 0);
     let _ = server.wait();
