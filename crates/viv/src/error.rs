@@ -27,6 +27,8 @@ pub enum ErrorKind {
     CommandFailed,
     /// What was waited for did not come in time.
     TimedOut,
+    /// There is no systemd, or it refuses.
+    NoServiceManager,
 }
 
 impl Kind for ErrorKind {
@@ -41,6 +43,7 @@ impl Kind for ErrorKind {
             Self::SandboxLost => "sandbox_lost",
             Self::CommandFailed => "command_failed",
             Self::TimedOut => "timed_out",
+            Self::NoServiceManager => "no_service_manager",
         }
     }
 }

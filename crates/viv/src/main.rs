@@ -22,9 +22,11 @@ mod reference;
 mod render;
 mod resolve;
 mod settings;
+mod ssh;
 mod sys;
 mod terminal;
 mod timing;
+mod unit;
 
 fn main() -> std::process::ExitCode {
     app::main()

@@ -134,6 +134,10 @@ fn help_of_every_command() {
         "template build",
         "template rm",
         "template prune",
+        "ssh",
+        "ssh-config",
+        "enable",
+        "disable",
         "doctor",
         "completions",
         "man",
@@ -189,6 +193,37 @@ fn without_a_command_help_is_shown() {
     let ran = Harness::new().run(&[]);
     assert_eq!(ran.code, Some(125));
     assert!(ran.stderr.contains("Usage: viv"));
+}
+
+#[test]
+fn ssh_takes_openssh_and_says_so() {
+    let harness = Harness::new();
+    let printed = harness.run(&["ssh-config", "--print"]);
+    assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""));
+    assert!(printed.stdout.contains("\nHost viv-* "), "{}", printed.stdout);
+    assert!(!harness.path("state/viv/ssh").exists(), "nothing is written");
+    let missing = harness.run(&["ssh-config"]);
+    assert_eq!(missing.code, Some(125));
+    assert!(missing.stderr.contains("ssh-keygen cannot be run") && missing.stderr.contains("apt-get install"));
+    let unknown = harness.run(&["ssh-proxy", "viv-web"]);
+    assert!(unknown.code == Some(125) && unknown.stderr.contains("there is no sandbox"), "{}", unknown.stderr);
+}
+
+#[test]
+fn units_are_of_sandboxes_that_are_there() {
+    let harness = Harness::new();
+    let unknown = harness.run(&["enable", "web"]);
+    assert!(
+        unknown.code == Some(125) && unknown.stderr.contains("there is no sandbox called web"),
+        "{}",
+        unknown.stderr
+    );
+    let none = harness.run(&["enable"]);
+    assert!(none.code == Some(125) && none.stderr.contains("autostart = true"), "{}", none.stderr);
+    // There is no systemd on that PATH.
+    assert_eq!(harness.run(&["disable", "web"]).code, Some(125));
+    // Another attempt would not help.
+    assert_eq!(harness.run(&["internal-unit", "web"]).code, Some(78));
 }
 
 #[test]

@@ -60,6 +60,10 @@ const PACKAGES: &[Package] = &[
     for_tests("tmux", Sign::Program("tmux")),
     for_tests("git", Sign::Program("git")),
     for_tests("cpio", Sign::Program("cpio")),
+    // What reaches sandboxes from outside, and what says whether a unit is one.
+    for_tests("openssh-client", Sign::Program("ssh")),
+    for_tests("rsync", Sign::Program("rsync")),
+    for_tests("systemd", Sign::Program("systemd-analyze")),
     // What network devices take, and the namespaces they are tested in.
     for_tests("passt", Sign::Program("passt")),
     for_tests("nftables", Sign::Program("nft")),

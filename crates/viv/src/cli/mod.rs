@@ -13,7 +13,9 @@ pub mod nix;
 pub mod review;
 mod run;
 pub mod sessions;
+pub mod ssh;
 mod template;
+pub mod unit;
 mod workspace;
 
 use std::path::PathBuf;
@@ -180,6 +182,14 @@ on a copy of its own is no longer shown.")]
     Net(network::NetCommand),
     /// Show a port of a running sandbox on this host
     Port(network::PortArguments),
+    /// Open a shell in a running sandbox by ssh, or run a command
+    Ssh(ssh::SshArguments),
+    /// Make `ssh viv-NAME`, scp, rsync, git and editors reach sandboxes
+    SshConfig(ssh::SshConfigArguments),
+    /// Have systemd start sandboxes, now and from now on
+    Enable(unit::EnableArguments),
+    /// Stop sandboxes that systemd starts, and have it start them no more
+    Disable(unit::DisableArguments),
     /// List the agents that `viv run` knows by name, and what they keep
     #[command(subcommand)]
     Agent(agent::AgentCommand),

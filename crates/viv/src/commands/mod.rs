@@ -21,7 +21,9 @@ mod prepare;
 pub mod print;
 pub mod review;
 pub mod run;
+pub mod ssh;
 pub mod template;
+pub mod unit;
 mod viewer;
 
 use std::future::Future;

@@ -26,10 +26,18 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub fn listen() -> io::Result<Self> {
+        Self::listen_to(&FORWARDED)
+    }
+
+    /// Begins to listen to some signals only. To be called on the runtime.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen_to(numbers: &[i32]) -> io::Result<Self> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let signals = Self { receiver, sender };
         // What was ignored when we were started, as under nohup, stays so.
-        for number in FORWARDED.into_iter().filter(|number| !sys::is_ignored(*number)) {
+        for number in numbers.iter().copied().filter(|number| !sys::is_ignored(*number)) {
             signals.add(number)?;
         }
         Ok(signals)

@@ -40,6 +40,7 @@ mod protocol;
 #[path = "../../../viv-image/tests/languages/registry.rs"]
 #[expect(dead_code, reason = "not all kinds of packages are served here")]
 mod registry;
+mod remote;
 mod review;
 mod run;
 mod sessions;

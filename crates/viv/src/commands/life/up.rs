@@ -60,6 +60,17 @@ pub fn start(arguments: &StartArguments, printer: &Printer) -> Result<u8, Failur
     })
 }
 
+/// Makes sure of everything that a sandbox's machine is made from, and starts nothing.
+///
+/// # Errors
+/// As [`start`].
+pub fn prepare(name: &str, printer: &Printer) -> Result<(), Failure> {
+    let desk = Desk::open(printer)?;
+    let target = targets::of(&named::find(&desk.paths, name)?, &desk.host, &desk.paths)?;
+    let settled = settle(&target, StartOptions::default(), &desk)?;
+    settled.make_ready(&desk.host, &desk.paths, printer, &mut Clock::start()).map(drop)
+}
+
 /// `viv restart`
 ///
 /// # Errors
