@@ -69,6 +69,8 @@ enum Bench {
     Net(bench::NetArguments),
     /// What images and packages cost, against package managers and other tools
     Image(bench::ImageArguments),
+    /// What working on a copy costs, and looking at what was done
+    Workspace(bench::WorkspaceArguments),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +95,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench { what: Bench::Peers(arguments) } => bench::peers(&arguments),
         Task::Bench { what: Bench::Net(arguments) } => bench::net(&arguments),
         Task::Bench { what: Bench::Image(arguments) } => bench::image(&arguments),
+        Task::Bench { what: Bench::Workspace(arguments) } => bench::workspaces(&arguments),
         Task::Fuzz { seconds } => fuzz::run(seconds),
         Task::Docs { check } => docs::run(check),
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench start`: what a start costs. `cargo xtask bench peers`: what it costs others.
 //! `cargo xtask bench net`: what the network costs. `cargo xtask bench image`: what images and packages cost.
+//! `cargo xtask bench workspace`: what a copy of the workspace costs, and looking at what was done.
 //!
 //! Most figures have goals and are ratios to a floor, taken in turns with it so that whatever else
 //! the machine does falls on both. The floor of a cold start is a bare boot (see [`floor`]), that of
@@ -17,6 +18,7 @@ mod sandbox;
 mod starts;
 mod templates;
 mod trace;
+mod workspaces;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,7 @@ pub use image::{ImageArguments, image};
 pub use net::{NetArguments, net};
 pub use peers::{PeersArguments, peers};
 use starts::Starts;
+pub use workspaces::{WorkspaceArguments, workspaces};
 
 /// `cargo xtask bench start`
 #[derive(Debug, Args)]

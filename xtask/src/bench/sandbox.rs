@@ -127,6 +127,13 @@ impl<'a> Running<'a> {
         command
     }
 
+    /// The same as the ordinary user inside.
+    pub fn exec_as_agent(&self, program: &[&str]) -> Command {
+        let mut command = Command::new(self.viv);
+        command.args(["exec", "--quiet", &self.name, "--"]).args(program);
+        command
+    }
+
     /// Ends it in good order.
     pub fn stop(mut self) -> Result<()> {
         command::capture(Command::new(self.viv).args(["stop", "--quiet", &self.name]))?;
