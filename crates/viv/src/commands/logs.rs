@@ -19,7 +19,7 @@ use crate::exit_code;
 use crate::output::clean::clean;
 use crate::output::{Printer, print, print_json, shell_words};
 use crate::terminal::Signals;
-use crate::terminal::modes::ModeTracker;
+use viv_sandbox::ModeTracker;
 
 /// How often a recording is looked at that is followed.
 const GLANCE: Duration = Duration::from_millis(200);

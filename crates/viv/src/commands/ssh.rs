@@ -84,7 +84,7 @@ async fn serve(
         stdout: Box::new(Descriptor::stdout()),
         stderr: Box::new(Descriptor::stderr()),
     };
-    let options = SessionOptions { terminal: false, timeout: None };
+    let options = SessionOptions { terminal: false, timeout: None, detach: None };
     let session =
         Session::begin(started.writer, streams, options).map_err(error::io("cannot pass on what ssh says"))?;
     let (end, _) = session.run(started.reader, &mut signals, std::future::pending()).await;
