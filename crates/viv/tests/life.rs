@@ -219,7 +219,9 @@ fn every_command_in_every_state() {
                 let monitor = harness.bring_to(state);
                 let came = outcome(&harness, command);
                 table.insert((command.join(" "), format!("{state}, {persist}")), came);
-                monitor.map(Monitor::end);
+                if let Some(monitor) = monitor {
+                    monitor.end();
+                }
             }
         }
     }

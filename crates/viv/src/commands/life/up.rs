@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use viv_image::nix::NixEnvironment;
 use viv_proto::message::Exec;
 use viv_sandbox::named::{self, Fresh, Named, NewNamed, State};
-use viv_sandbox::{Event, Paths, Warning};
+use viv_sandbox::{Event, Paths, TemplateUse, Warning};
 
 use super::choice::Verb;
 use super::outcome::{Done, Outcome, each};
@@ -139,11 +139,11 @@ pub fn settle(target: &Target, options: StartOptions, desk: &Desk<'_>) -> Result
     let Target { name, definition } = target;
     let gateway = || definition.layer.gateway.first().map(|found| found.value.clone());
     let agent = definition.agent.as_deref().map(|agent| AgentCall::named(agent, gateway(), paths)).transpose()?;
-    let found = |value| Some(Found { value, origin: Origin::CommandLine });
+    let origin = Origin::CommandLine;
     let typed = Layer {
         // It may have been renamed.
-        name: found(name.clone()),
-        template: options.cold.then(|| Found { value: viv_sandbox::TemplateUse::Never, origin: Origin::CommandLine }),
+        name: Some(Found { value: name.clone(), origin }),
+        template: options.cold.then_some(Found { value: TemplateUse::Never, origin }),
         ..Layer::default()
     };
     let wish = Wish {
