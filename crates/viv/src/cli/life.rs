@@ -18,11 +18,11 @@ Examples:
   viv up --json | jq -r '.[].id'
   viv up --dry-run               what would be started, without starting it
 
-A sandbox that is up stays as it is, and one that is paused goes on. It stays up until `viv stop` or
-`viv down`, whatever becomes of this terminal. The commands of `on-create` run once for each disk that
-it gets, those of `on-start` at each start.
+A sandbox that is up stays as it is, and one that is paused goes on. It stays up until `viv stop`
+or `viv down`, whatever becomes of this terminal. The commands of `on-create` run once for each
+disk that it gets, those of `on-start` at each start.
 
-Exit code: 0 if all are up; of the first that is not, 125, or the exit code of the command that failed.")]
+Exit code: 0 if all are up; else of the first that is not: 125, or that of the command that failed.")]
 pub struct UpArguments {
     /// Names of sandboxes, as viv.toml or your configuration describes them [default: this directory's own]
     #[arg(value_name = "NAME")]
@@ -62,8 +62,8 @@ Examples:
   viv down --all                 every one of this directory
   viv down web
 
-Its machine is stopped. With `persist` its disk stays for the next `viv up`; without, nothing of it does.
-`viv rm` removes the disk, too; `viv stop` keeps the sandbox in `viv ps --all`.")]
+Its machine is stopped. With `persist` its disk stays for the next `viv up`; without, nothing of it
+does. `viv rm` removes the disk, too; `viv stop` keeps the sandbox in `viv ps --all`.")]
 pub struct DownArguments {
     /// Names, unique beginnings of names, or ids [default: this directory's own]
     #[arg(value_name = "NAME")]
@@ -164,8 +164,8 @@ pub struct RemoveArguments {
 Examples:
   viv rename web shop
 
-One that is described in viv.toml is found by the new name until `viv rm`; rename it there, too, or the
-next `viv up` makes one of the old name. Programs inside see the new host name after the next start.")]
+It has to be stopped. What describes it is still found; rename it there, too, or the next `viv up`
+in its directory makes one of the old name. Inside, it has the new host name from the next start on.")]
 pub struct RenameArguments {
     /// Name, or unique beginning of a name
     #[arg(value_name = "NAME")]
@@ -182,7 +182,7 @@ pub struct RenameArguments {
 #[command(after_help = "\
 Examples:
   viv inspect web
-  viv inspect web | jq -r '.[0].machine.monitor_pid'
+  viv inspect web | jq -r '.[0].ended.reason'
   viv inspect 3f2a               one without a name, by its id")]
 pub struct InspectArguments {
     /// Names, ids, or unique beginnings of them
@@ -201,7 +201,8 @@ Examples:
   viv wait --for running web     until programs can be run in it
   viv wait --timeout 10m web
 
-Exit code: 0 after an end in good order, 137 if it was killed, 125 if it failed; 124 if --timeout is over.")]
+Exit code: 0 after an end in good order, 137 if it was killed, 125 if it failed; 124 if the time
+that --timeout gives is over.")]
 pub struct WaitArguments {
     /// Names, ids, or unique beginnings of them
     #[arg(value_name = "NAME", required = true)]
@@ -242,7 +243,7 @@ TAKES is what a disk takes of this host's, LIMIT the most that it may hold.")]
 Examples:
   viv disk trim web
 
-The sandbox has to be stopped; what runs does so by itself. Nothing that is on the disk is lost."
+The sandbox has to be stopped; while it runs, that happens by itself. Nothing on the disk is lost."
     )]
     Trim(NameArguments),
     /// Make a disk larger or smaller
@@ -250,7 +251,7 @@ The sandbox has to be stopped; what runs does so by itself. Nothing that is on t
 Examples:
   viv disk resize web 40G
 
-The sandbox has to be stopped. Nothing that is on the disk is lost: it does not become smaller than that.")]
+The sandbox has to be stopped. Nothing on the disk is lost: it does not become smaller than that.")]
     Resize(ResizeArguments),
     /// Throw a disk away; the next start makes a new one
     #[command(after_help = "\

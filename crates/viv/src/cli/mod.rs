@@ -141,7 +141,13 @@ Examples:
     /// Show everything about sandboxes, as JSON
     Inspect(life::InspectArguments),
     /// List, trim, resize and discard the disks that sandboxes keep
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  viv disk ls                    what the disks of sandboxes with `persist` take
+  viv disk trim web              give back what one does not use"
+    )]
     Disk(life::DiskCommand),
     /// Show what a sandbox changed in its workspace
     Diff(review::DiffArguments),

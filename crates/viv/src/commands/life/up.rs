@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use viv_image::nix::NixEnvironment;
 use viv_proto::message::Exec;
 use viv_sandbox::named::{self, Fresh, Named, NewNamed, State};
-use viv_sandbox::{Event, Paths};
+use viv_sandbox::{Event, Paths, TemplateUse, Warning};
 
 use super::choice::Verb;
 use super::outcome::{Done, Outcome, each};
@@ -82,6 +82,7 @@ pub fn restart(arguments: &RestartArguments, printer: &Printer) -> Result<u8, Fa
         // Nothing is stopped that could not be started again, as far as that can be told before.
         let target = targets::of(&named, &desk.host, &desk.paths)?;
         settle(&target, arguments.start, &desk)?;
+        viv_sandbox::probe_host(&desk.paths)?;
         machine::ask(&named, Verb::Restart, &desk)?;
         bring_up(&target, arguments.start, &desk)
     })
@@ -108,9 +109,6 @@ fn bring_up(target: &Target, options: StartOptions, desk: &Desk<'_>) -> Result<O
         }
     }
     let mut settled = settle(target, options, desk)?;
-    if let Some(withheld) = &definition.withheld {
-        printer.warning(withheld, Some("viv net trust"));
-    }
     let new = NewNamed {
         name: name.clone(),
         workspace: definition.workspace.clone(),
@@ -153,11 +151,11 @@ pub fn settle(target: &Target, options: StartOptions, desk: &Desk<'_>) -> Result
     let Target { name, definition } = target;
     let gateway = || definition.layer.gateway.first().map(|found| found.value.clone());
     let agent = definition.agent.as_deref().map(|agent| AgentCall::named(agent, gateway(), paths)).transpose()?;
-    let found = |value| Some(Found { value, origin: Origin::CommandLine });
+    let origin = Origin::CommandLine;
     let typed = Layer {
         // It may have been renamed.
-        name: found(name.clone()),
-        template: options.cold.then(|| Found { value: viv_sandbox::TemplateUse::Never, origin: Origin::CommandLine }),
+        name: Some(Found { value: name.clone(), origin }),
+        template: options.cold.then_some(Found { value: TemplateUse::Never, origin }),
         ..Layer::default()
     };
     let wish = Wish {
@@ -176,7 +174,9 @@ pub fn settle(target: &Target, options: StartOptions, desk: &Desk<'_>) -> Result
         change: &|_| Ok(()),
     };
     let mut settled = launch::settle(wish, host, paths)?;
-    let Resolved { sandbox, exec, .. } = &mut settled.resolved;
+    let Resolved { sandbox, exec, warnings, .. } = &mut settled.resolved;
+    let untrusted = |message: &String| Warning { message: message.clone(), hint: Some("viv net trust".to_owned()) };
+    warnings.extend(definition.withheld.iter().map(untrusted));
     sandbox.command.clear();
     // What is asked for a program of a run is for every program of one that stays; but for this terminal's taste.
     let lasting = exec.env.iter().filter(|(name, _)| *name != "NO_COLOR");
