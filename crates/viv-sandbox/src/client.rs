@@ -23,7 +23,7 @@ use crate::process::memory_file;
 use crate::registry::{SOCKET, open_directory, short_path};
 use crate::sys;
 use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
-use crate::{Error, ErrorKind, Paths, Plan, Publish, Record, Result};
+use crate::{Error, ErrorKind, Holdings, Paths, Plan, Publish, Record, Result};
 
 /// How long a monitor may take to end in good order before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +47,8 @@ pub struct StartRequest {
     pub keys: Keys,
     /// Variables of this process's environment that hold secrets: nothing it starts inherits them.
     pub withheld: Vec<String>,
+    /// What the sandbox's monitor is to hold, for a sandbox that stays when this process goes.
+    pub holdings: Holdings,
     /// Whether the sandbox may come to outlive this process ([`Sandbox::detach`]): its monitor then gets a
     /// session of its own, and says nothing on this process's standard error.
     pub detached: bool,
@@ -103,6 +105,7 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
         paths: request.paths,
         keys: keys.as_ref().map(|keys| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd()))),
         environment: environment(&request.withheld),
+        holdings: request.holdings,
         place: request.place,
     }));
     let begin_anew = || begin_anew(&request.executable, &request.withheld, request.detached, &first);

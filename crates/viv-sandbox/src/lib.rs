@@ -18,6 +18,7 @@
 mod client;
 mod error;
 mod exec;
+mod holdings;
 mod home;
 mod memory;
 mod monitor;
@@ -40,6 +41,7 @@ mod wire;
 pub use client::{Event, Sandbox, StartRequest, exec_in, kill, publish, relink, start, stop};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
+pub use holdings::Holdings;
 pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of};
 pub use memory::MemoryUse;
 pub use monitor::{file_daemon_main, monitor_main};

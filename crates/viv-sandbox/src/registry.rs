@@ -314,6 +314,7 @@ mod tests {
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
             protect: Vec::new(),
+            git_guard: true,
             persistent_disk: None,
             boot_deadline_seconds: 1,
         };

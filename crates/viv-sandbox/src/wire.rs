@@ -9,7 +9,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use viv_error::Report;
 use viv_proto::message::Mark;
 
-use crate::{Paths, Plan, Publish};
+use crate::{Holdings, Paths, Plan, Publish};
 
 /// The descriptor a monitor finds its socket at.
 pub(crate) const MONITOR_DESCRIPTOR: i32 = 3;
@@ -44,6 +44,8 @@ pub(crate) struct StartLine {
     /// The client's environment without what is withheld, for the egress: a key's command needs the
     /// user's (`HOME`, `GNUPGHOME`, `SSH_AUTH_SOCK`), TLS `SSL_CERT_FILE`, and a spare has none of it.
     pub(crate) environment: Vec<(String, String)>,
+    /// What the monitor is to hold.
+    pub(crate) holdings: Holdings,
     /// A named sandbox's directory, where its end is noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<PathBuf>,

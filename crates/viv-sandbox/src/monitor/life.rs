@@ -161,6 +161,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
     let Surroundings { run, record, mut marks, lines, writer, waiting, asked } = surroundings;
     let plan = &first.plan;
     let _nix = nix::hold(&plan.spec)?;
+    let _held = first.holdings.hold(&first.paths, &plan.spec.id)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
     let (publish, ports, mut ready) = match spare {

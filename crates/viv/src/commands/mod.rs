@@ -8,6 +8,8 @@ mod dry_run;
 pub mod exec;
 pub mod image;
 pub mod kernel;
+mod launch;
+pub mod life;
 pub mod manage;
 pub mod net;
 mod nix;
