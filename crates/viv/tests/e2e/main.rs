@@ -19,6 +19,7 @@ mod gateway;
 mod identity;
 mod images;
 mod isolation;
+mod kept_disk;
 mod kernel;
 mod key_search;
 mod layers;
