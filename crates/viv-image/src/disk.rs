@@ -255,6 +255,25 @@ mod tests {
         assert_eq!(*check_disk(&disk, DiskCheck::Mend).unwrap_err().kind(), ErrorKind::Build);
     }
 
+    proptest::proptest! {
+        /// Whatever a guest left there, looking at it ends in an answer.
+        #[test]
+        fn any_superblock_is_looked_at(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..1024),
+            magic in proptest::bool::ANY,
+        ) {
+            let disk = tempfile::tempfile().unwrap();
+            disk.set_len(64 << 10).unwrap();
+            disk.write_all_at(&bytes, SUPERBLOCK).unwrap();
+            if magic {
+                disk.write_all_at(&[0x53, 0xef], SUPERBLOCK + 0x38).unwrap();
+            }
+            let condition = disk_condition(&disk).unwrap();
+            proptest::prop_assert!(!magic || condition != DiskCondition::NotExt4);
+            disk_bytes(&disk).unwrap();
+        }
+    }
+
     #[test]
     fn what_is_freed_goes_back_and_its_size_can_change() {
         if !have_tools() {

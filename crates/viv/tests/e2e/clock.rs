@@ -1,13 +1,13 @@
 //! A guest's clocks, read as NTP does: over the control port, by the shortest round trip there is.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::protocol::port;
+use crate::protocol::{connect, port};
 use crate::support::{DEADLINE, Host, Sandbox, kill, until};
 
 /// What a guest's clock may be off by, in nanoseconds.
@@ -135,4 +135,45 @@ fn a_clock_that_is_wrong_after_a_standstill_is_set_right_within_a_second() {
     // Once a minute the monitor asks anyway, so the first time may have been that. This is too soon.
     stand_still(&host, &sandbox, Duration::from_secs(3));
     sandbox.ok("true");
+}
+
+/// What the monitor answers to a command, up to the end of the connection.
+fn command(host: &Host, sandbox: &Sandbox<'_>, line: &str) -> String {
+    let mut stream = connect(host, sandbox);
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_machine_that_was_paused_goes_on_with_its_clock_set_right() {
+    let Some(host) = Host::ordinary() else { return };
+    let sandbox = host.sandbox(&[]);
+    let set = sandbox.root_sh("date -s '2001-01-01 00:00:00'");
+    assert_eq!(set.code, 0, "{set:?}");
+    for _ in 0..2 {
+        assert_eq!(command(&host, &sandbox, "PAUSE\n"), "OK\n", "also of one that stands still");
+    }
+    assert_eq!(sandbox.record()["state"], "paused");
+    let refused = command(&host, &sandbox, "CONNECT 5000\n");
+    assert!(refused.starts_with("ERR ") && refused.contains("paused"), "{refused}");
+    for _ in 0..2 {
+        assert_eq!(command(&host, &sandbox, "RESUME\n"), "OK\n", "also of one that goes on");
+    }
+    assert_right(&host, &sandbox, "after it was paused");
+    assert_eq!(sandbox.record()["state"], "running");
+    sandbox.ok("true");
+    // Nothing is lost of one that stands still: it goes on to flush what it has.
+    sandbox.ok("echo kept > kept");
+    assert_eq!(command(&host, &sandbox, "PAUSE\n"), "OK\n");
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| command(&host, &sandbox, "WAIT\n"));
+        assert_eq!(host.run(&["stop", "fixture"]).code, 0);
+        waiting.join().unwrap()
+    });
+    assert_eq!(waiting, "OK\n");
+    sandbox.wait();
+    assert_eq!(std::fs::read_to_string(host.project().join("kept")).unwrap(), "kept\n");
+    host.assert_nothing_is_left();
 }
