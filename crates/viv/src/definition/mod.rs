@@ -101,7 +101,12 @@ pub fn all(workspace: &Path, host: &HostEnvironment, paths: &Paths) -> Result<Ve
 /// # Errors
 /// Those of [`all`]; [`ErrorKind::NotFound`] for a name that nothing has, [`ErrorKind::Usage`] if one has to be
 /// chosen.
-pub fn find(name: Option<&str>, workspace: &Path, host: &HostEnvironment, paths: &Paths) -> Result<Definition, Error> {
+pub fn find(
+    name: Option<&str>,
+    workspace: &Path,
+    host: &HostEnvironment,
+    paths: &Paths,
+) -> Result<Definition, Error> {
     let own = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace })?.own.is_some();
     let mut here = all(workspace, host, paths)?;
     let Some(name) = name else {
@@ -147,7 +152,12 @@ pub fn of_user(host: &HostEnvironment, paths: &Paths) -> Result<Vec<Definition>,
 }
 
 /// The definitions of a project's file, without what it is not trusted with.
-fn of_project(project: Configuration, trusted: bool, file: &Path, workspace: &Path) -> Result<Vec<Definition>, Error> {
+fn of_project(
+    project: Configuration,
+    trusted: bool,
+    file: &Path,
+    workspace: &Path,
+) -> Result<Vec<Definition>, Error> {
     let name_of_run = project.layer.name.map(|found| found.value);
     let own = project.own.map(|section| {
         let name = section.layer.name.as_ref().map(|found| found.value.clone());

@@ -41,7 +41,13 @@ impl Reader<'_> {
         Ok(sections)
     }
 
-    fn describe(&self, title: &str, key: &Key, value: &Value, settings: &[&'static Setting]) -> Result<Section, Error> {
+    fn describe(
+        &self,
+        title: &str,
+        key: &Key,
+        value: &Value,
+        settings: &[&'static Setting],
+    ) -> Result<Section, Error> {
         let mut section = Section { layer: Layer::default(), ..Section::default() };
         for (name, value) in self.section(title, key, value)? {
             let Some(setting) = definitions::find_in(settings, name.get_ref()) else {
@@ -83,11 +89,7 @@ impl Reader<'_> {
         let words: Vec<String> = words?;
         match words.first() {
             Some(program) if !program.is_empty() => Ok(words),
-            _ => Err(self.bad_value(
-                value.span(),
-                setting,
-                clean("a command is a text for the shell, or an array of words").as_ref(),
-            )),
+            _ => Err(self.bad_value(value.span(), setting, clean("a command is a text for the shell, or an array of words").as_ref())),
         }
     }
 }
