@@ -21,6 +21,7 @@ mod guard;
 mod identity;
 mod images;
 mod isolation;
+mod kept_disk;
 mod kernel;
 mod key_search;
 mod layers;
