@@ -516,8 +516,8 @@ mod tests {
     #[test]
     fn a_disk_that_is_kept_is_booted_from_and_written_with_care() {
         let kept = SandboxSpec { persistent_disk: Some("/state/sandboxes/web/disk".into()), ..spec() };
-        let lost = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
-        let kept = plan_with(&kept, &artifacts(), &host(), &kind_of).unwrap();
+        let lost = plan_with(&spec(), &artifacts(), &host(), &LOOK).unwrap();
+        let kept = plan_with(&kept, &artifacts(), &host(), &LOOK).unwrap();
         let before = lost.to_string();
         let lines = kept.to_string();
         let changed: Vec<&str> = lines.lines().filter(|line| !before.contains(line)).collect();
