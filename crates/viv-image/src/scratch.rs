@@ -33,12 +33,7 @@ const MOST_BYTES: u64 = 16 << 40;
 /// [`ErrorKind::BadSize`], [`ErrorKind::MissingTool`], [`ErrorKind::NoSpace`], [`ErrorKind::Build`],
 /// [`ErrorKind::Io`].
 pub fn ensure_scratch(cache: &Cache, bytes: u64) -> Result<PathBuf> {
-    if !(LEAST_BYTES..=MOST_BYTES).contains(&bytes) || !bytes.is_multiple_of(4096) {
-        return Err(Error::new(
-            ErrorKind::BadSize,
-            format!("a scratch disk of {bytes} bytes cannot be made: it must be 16 MiB to 16 TiB, in steps of 4 KiB"),
-        ));
-    }
+    check_size(bytes)?;
     let path = cache.root().join("scratch").join(format!("{bytes}-v{VERSION}.ext4"));
     if is_template(&path, bytes) {
         return Ok(path);
@@ -61,6 +56,17 @@ pub fn ensure_scratch(cache: &Cache, bytes: u64) -> Result<PathBuf> {
     };
     settle().map_err(io_error("write", &path))?;
     Ok(path)
+}
+
+/// Whether a disk can have this size.
+pub(crate) fn check_size(bytes: u64) -> Result<()> {
+    if (LEAST_BYTES..=MOST_BYTES).contains(&bytes) && bytes.is_multiple_of(4096) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::BadSize,
+        format!("a scratch disk of {bytes} bytes cannot be made: it must be 16 MiB to 16 TiB, in steps of 4 KiB"),
+    ))
 }
 
 fn make_file_system(path: &Path) -> Invocation {

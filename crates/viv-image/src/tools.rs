@@ -86,6 +86,14 @@ pub(crate) fn require(programs: &[&str]) -> Result<()> {
     refuse(&missing).map_or(Ok(()), |error| Err(error.hint("viv doctor --fix").hint(install(&missing))))
 }
 
+/// Finds programs of e2fsprogs, which come with mkfs.ext4, or says what to install.
+pub(crate) fn require_e2fsprogs(programs: &[&'static str]) -> Result<()> {
+    let tool =
+        |&program: &&'static str| MissingTool { program, package: "e2fsprogs", needed_for: "disks that are kept" };
+    let missing: Vec<MissingTool> = programs.iter().filter(|program| find(program).is_none()).map(tool).collect();
+    refuse(&missing).map_or(Ok(()), |error| Err(error.hint(install(&missing))))
+}
+
 /// Finds what building a kernel needs, the tools that fetch its source aside, or says what to install.
 pub(crate) fn require_for_kernel() -> Result<()> {
     let is_there = |tool: &MissingTool| match tool.program.strip_prefix('/') {

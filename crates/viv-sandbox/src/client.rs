@@ -21,11 +21,15 @@ use crate::error::{from_report, io};
 use crate::exec::ExecSession;
 use crate::process::memory_file;
 use crate::registry::{SOCKET, open_directory, short_path};
+use crate::sys;
 use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
-use crate::{Error, ErrorKind, Paths, Plan, Publish, Record, Result};
+use crate::{Error, ErrorKind, Holdings, Paths, Plan, Publish, Record, Result};
 
 /// How long a monitor may take to end in good order before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The same if it may have a disk to flush, which takes a minute at most.
+const KEPT_STOP_PATIENCE: Duration = Duration::from_secs(75);
 
 /// The longest answer of a monitor to a command, in bytes.
 const LONGEST_ANSWER_BYTES: u64 = 1024;
@@ -43,6 +47,14 @@ pub struct StartRequest {
     pub keys: Keys,
     /// Variables of this process's environment that hold secrets: nothing it starts inherits them.
     pub withheld: Vec<String>,
+    /// What the sandbox's monitor is to hold, for a sandbox that stays when this process goes.
+    pub holdings: Holdings,
+    /// Whether the sandbox may come to outlive this process ([`Sandbox::detach`]): its monitor then gets a
+    /// session of its own, and says nothing on this process's standard error.
+    pub detached: bool,
+    /// A named sandbox's directory ([`crate::named::directory_of`]), where its end is noted. [`crate::named::start`]
+    /// sets it.
+    pub place: Option<PathBuf>,
 }
 
 /// What happens while a sandbox starts.
@@ -64,7 +76,8 @@ pub enum Event {
     },
 }
 
-/// A sandbox of this process: it ends when this value is dropped or this process ends.
+/// A sandbox of this process: it ends when this value is dropped or this process ends, unless it is detached.
+#[derive(Debug)]
 pub struct Sandbox {
     id: String,
     directory: OwnedFd,
@@ -92,8 +105,10 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
         paths: request.paths,
         keys: keys.as_ref().map(|keys| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), keys.as_raw_fd()))),
         environment: environment(&request.withheld),
+        holdings: request.holdings,
+        place: request.place,
     }));
-    let begin_anew = || begin_anew(&request.executable, &request.withheld, &first);
+    let begin_anew = || begin_anew(&request.executable, &request.withheld, request.detached, &first);
     let (mut lines, mut commands, mut monitor) = match spare {
         Some(stream) => begin(stream, None, &first).await?,
         None => begin_anew().await?,
@@ -139,15 +154,26 @@ fn environment(without: &[String]) -> Vec<(String, String)> {
 }
 
 /// Starts a monitor, without some variables of this process's environment, and says the first line to it.
-async fn begin_anew(executable: &Path, without: &[String], first: &ToMonitor) -> Result<Conversation> {
+async fn begin_anew(
+    executable: &Path,
+    without: &[String],
+    detached: bool,
+    first: &ToMonitor,
+) -> Result<Conversation> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io("no socket for the monitor"))?;
     let mut command = Command::new(executable);
     command.arg("internal-monitor").stdin(Stdio::null()).stdout(Stdio::null());
     for variable in without {
         command.env_remove(variable);
     }
-    // The terminal's signals are for the client, which then tells the monitor what it means.
-    command.process_group(0);
+    if detached {
+        // Nothing of the terminal concerns it, also not that it is closed.
+        sys::begin_session(&mut command);
+        command.stderr(Stdio::null()).current_dir("/");
+    } else {
+        // The terminal's signals are for the client, which then tells the monitor what it means.
+        command.process_group(0);
+    }
     command
         .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: MONITOR_DESCRIPTOR }])
         .map_err(|error| Error::new(ErrorKind::Monitor, error.to_string()))?;
@@ -215,6 +241,16 @@ impl Sandbox {
                 }
             }
         }
+    }
+
+    /// Lets the sandbox go on without this process, if it was started with [`StartRequest::detached`]. From then
+    /// on it is known by its record alone.
+    ///
+    /// # Errors
+    /// If its monitor is gone.
+    pub async fn detach(mut self) -> Result<()> {
+        let sent = wire::send(&mut self.commands, &ToMonitor::Detach).await;
+        sent.map_err(io(format!("the monitor of sandbox {} is gone", self.id)))
     }
 
     /// Flushes the shares, ends everything and waits until nothing is left.
@@ -299,7 +335,9 @@ pub async fn exec_in(paths: &Paths, record: &Record, exec: &Exec) -> Result<Exec
 /// # Errors
 /// If its monitor does not answer.
 pub async fn stop(paths: &Paths, record: &Record) -> Result<()> {
-    command(paths, record, "STOP\n").await.map_err(|error| error.hint(format!("viv kill {}", record.id)))
+    // Long enough for one whose disk is kept.
+    let stopped = command(paths, record, "STOP\n", KEPT_STOP_PATIENCE).await;
+    stopped.map_err(|error| error.hint(format!("viv kill {}", record.id)))
 }
 
 /// Ends a sandbox at once: what its guest had not written is lost.
@@ -307,7 +345,7 @@ pub async fn stop(paths: &Paths, record: &Record) -> Result<()> {
 /// # Errors
 /// If even its monitor's process cannot be killed.
 pub async fn kill(paths: &Paths, record: &Record) -> Result<()> {
-    if command(paths, record, "KILL\n").await.is_ok() {
+    if command(paths, record, "KILL\n", STOP_PATIENCE).await.is_ok() {
         return Ok(());
     }
     if let Some(pid) = Pid::from_raw(record.monitor_pid.cast_signed()) {
@@ -317,13 +355,47 @@ pub async fn kill(paths: &Paths, record: &Record) -> Result<()> {
     crate::list(paths).map(|_| ())
 }
 
+/// Makes a sandbox's machine stand still; that it does already is no error.
+///
+/// # Errors
+/// The monitor's reason, or if it does not answer.
+pub async fn pause(paths: &Paths, record: &Record) -> Result<()> {
+    switch(paths, record, "PAUSE\n").await
+}
+
+/// Lets a sandbox's machine go on; when this returns, its clock is right.
+///
+/// # Errors
+/// As [`pause`].
+pub async fn resume(paths: &Paths, record: &Record) -> Result<()> {
+    switch(paths, record, "RESUME\n").await
+}
+
+async fn switch(paths: &Paths, record: &Record, line: &str) -> Result<()> {
+    let answer = ask_monitor(paths, record, line, STOP_PATIENCE).await?;
+    if answer == b"OK\n" {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&answer).trim_end().trim_start_matches("ERR ").to_owned();
+    Err(Error::new(ErrorKind::WrongState, if words.is_empty() { "the sandbox has ended".to_owned() } else { words }))
+}
+
+/// Resolves when nothing of a sandbox is left, however it ends.
+///
+/// # Errors
+/// If its monitor cannot be reached, which is so when it has ended already.
+pub async fn ended(paths: &Paths, record: &Record) -> Result<()> {
+    // However long it takes.
+    ask_monitor(paths, record, "WAIT\n", Duration::MAX).await.map(drop)
+}
+
 /// Cuts the link and makes it anew, for tests and for the curious: running programs lose their
 /// terminals, the sandbox lives.
 ///
 /// # Errors
 /// If the monitor does not answer.
 pub async fn relink(paths: &Paths, record: &Record) -> Result<()> {
-    command(paths, record, "RELINK\n").await
+    command(paths, record, "RELINK\n", STOP_PATIENCE).await
 }
 
 /// Shows a port of a running sandbox's loopback interface for as long as it runs; returns where.
@@ -332,7 +404,7 @@ pub async fn relink(paths: &Paths, record: &Record) -> Result<()> {
 /// [`ErrorKind::Publish`] with the monitor's reason.
 pub async fn publish(paths: &Paths, record: &Record, wanted: Publish) -> Result<SocketAddr> {
     let line = format!("PUBLISH {} {}\n", wanted.address, wanted.guest_port);
-    let answer = ask_monitor(paths, record, &line).await?;
+    let answer = ask_monitor(paths, record, &line, STOP_PATIENCE).await?;
     let answer = String::from_utf8_lossy(&answer);
     match answer.trim_end().strip_prefix("OK ").and_then(|address| address.parse().ok()) {
         Some(address) => Ok(address),
@@ -341,8 +413,8 @@ pub async fn publish(paths: &Paths, record: &Record, wanted: Publish) -> Result<
 }
 
 /// Sends a command to a monitor and waits for its `OK` and for it to close the connection.
-async fn command(paths: &Paths, record: &Record, line: &str) -> Result<()> {
-    if ask_monitor(paths, record, line).await? == b"OK\n" {
+async fn command(paths: &Paths, record: &Record, line: &str, patience: Duration) -> Result<()> {
+    if ask_monitor(paths, record, line, patience).await? == b"OK\n" {
         return Ok(());
     }
     let unanswered = io(format!("the monitor of sandbox {} does not answer", record.id));
@@ -350,7 +422,7 @@ async fn command(paths: &Paths, record: &Record, line: &str) -> Result<()> {
 }
 
 /// Sends a command to a monitor and returns what it says until it closes the connection.
-async fn ask_monitor(paths: &Paths, record: &Record, line: &str) -> Result<Vec<u8>> {
+async fn ask_monitor(paths: &Paths, record: &Record, line: &str, patience: Duration) -> Result<Vec<u8>> {
     let directory = directory_of(paths, record)?;
     let unanswered = || io(format!("the monitor of sandbox {} does not answer", record.id));
     let conversation = async {
@@ -360,7 +432,7 @@ async fn ask_monitor(paths: &Paths, record: &Record, line: &str) -> Result<Vec<u
         stream.take(LONGEST_ANSWER_BYTES).read_to_end(&mut answer).await?;
         Ok(answer)
     };
-    tokio::time::timeout(STOP_PATIENCE, conversation)
+    tokio::time::timeout(patience, conversation)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
         .map_err(unanswered())

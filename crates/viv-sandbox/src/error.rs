@@ -48,6 +48,12 @@ pub enum ErrorKind {
     NotFound,
     /// The name is taken, or fits more than one sandbox.
     Ambiguous,
+    /// What was asked for cannot be in the state the sandbox is in.
+    WrongState,
+    /// A disk that is kept is used by a machine, or worked on.
+    DiskInUse,
+    /// A disk that is kept cannot be made sound again by itself.
+    DiskDamaged,
     /// A preset of an agent cannot be used.
     BadPreset,
     /// An agent's home is used by another sandbox.
@@ -82,6 +88,9 @@ impl viv_error::Kind for ErrorKind {
             Self::Publish => "publish",
             Self::NotFound => "not_found",
             Self::Ambiguous => "ambiguous",
+            Self::WrongState => "wrong_state",
+            Self::DiskInUse => "disk_in_use",
+            Self::DiskDamaged => "disk_damaged",
             Self::BadPreset => "bad_preset",
             Self::HomeInUse => "home_in_use",
             Self::Io => "io",
@@ -111,6 +120,9 @@ impl ErrorKind {
             Self::Guest,
             Self::Publish,
             Self::Ambiguous,
+            Self::WrongState,
+            Self::DiskInUse,
+            Self::DiskDamaged,
             Self::Io,
         ]
         .into_iter()

@@ -133,9 +133,16 @@ fn plan_with(
     let link = link_carrier(&spec.id, host);
     let mut disks = vec![
         Disk { serial: "root".to_owned(), backing: Backing::ReadOnlyFile(artifacts.root.clone()) },
-        Disk { serial: "scratch".to_owned(), backing: Backing::Ephemeral },
+        Disk {
+            serial: "scratch".to_owned(),
+            backing: if spec.persistent_disk.is_some() { Backing::Kept } else { Backing::Ephemeral },
+        },
     ];
     let mut kernel_arguments = viv_vmm::kernel_arguments();
+    if spec.persistent_disk.is_some() {
+        // The guest then writes it so that it can be mounted again.
+        kernel_arguments.push("viv.disk=kept".to_owned());
+    }
     if !artifacts.layers.is_empty() {
         disks.extend(artifacts.layers.iter().enumerate().map(|(index, layer)| Disk {
             serial: format!("layer-{}", index + 1),
@@ -219,6 +226,9 @@ fn start(spec: &SandboxSpec, machine: &MachineSpec, artifacts: &Artifacts, host:
     let cold = |reason: String| Ok(StartPlan::Cold { reason });
     if spec.template == TemplateUse::Never {
         return cold("a cold start was asked for".to_owned());
+    }
+    if spec.persistent_disk.is_some() {
+        return cold("a sandbox that keeps its disk boots from it".to_owned());
     }
     if nic::card(spec).is_some() {
         return cold("a sandbox with a network device boots".to_owned());
@@ -340,6 +350,7 @@ mod tests {
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
             protect: Vec::new(),
+            git_guard: true,
             persistent_disk: None,
             boot_deadline_seconds: 60,
         }
@@ -482,6 +493,17 @@ mod tests {
             .unwrap();
         let old = plan_with(&spec(), &artifacts(), &HostFacts { qemu: old_qemu(), ..host() }, &kind_of).unwrap();
         insta::assert_json_snapshot!([cold.start, old.start]);
+    }
+
+    #[test]
+    fn a_disk_that_is_kept_is_booted_from_and_written_with_care() {
+        let kept = SandboxSpec { persistent_disk: Some("/state/sandboxes/web/disk".into()), ..spec() };
+        let lost = plan_with(&spec(), &artifacts(), &host(), &kind_of).unwrap();
+        let kept = plan_with(&kept, &artifacts(), &host(), &kind_of).unwrap();
+        let before = lost.to_string();
+        let lines = kept.to_string();
+        let changed: Vec<&str> = lines.lines().filter(|line| !before.contains(line)).collect();
+        insta::assert_json_snapshot!((changed, kept.start));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!   0123abcd/         0700
 //!     lock            held by the monitor as long as it lives
 //!     record.json     what `viv ps` shows
-//!     sandbox.sock    CONNECT <port>, STOP, KILL, RELINK
+//!     sandbox.sock    CONNECT <port>, STOP, KILL, WAIT, PAUSE, RESUME, RELINK, PUBLISH
 //! ```
 //!
 //! A directory whose lock is free has no monitor: its processes are killed (they should have died
@@ -41,6 +41,8 @@ pub enum State {
     Starting,
     /// Programs can be run.
     Running,
+    /// The machine stands still.
+    Paused,
     /// Shares are flushed, then everything ends.
     Stopping,
 }
@@ -74,6 +76,9 @@ pub struct Record {
     /// Ports of its loopback interface that the host shows.
     #[serde(default)]
     pub published: Vec<Publish>,
+    /// The boot of the host it belongs to.
+    #[serde(default)]
+    pub(crate) boot_id: String,
     /// The process that owns it.
     pub monitor_pid: u32,
     /// The VMM, once started.
@@ -101,6 +106,8 @@ impl Record {
             started_at_unix_ms: now.as_millis() as u64,
             network: spec.network.mode.name().to_owned(),
             published: Vec::new(),
+            // Without it, what it left is not killed, which it then does by itself.
+            boot_id: crate::named::boot_id().unwrap_or_default(),
             monitor_pid,
             vmm_pid: None,
             processes: ProcessName::of(monitor_pid).into_iter().collect(),
@@ -234,7 +241,9 @@ fn has_monitor(directory: &Path) -> bool {
 }
 
 fn bury(directory: &Path, record: Option<Record>) {
-    for process in record.into_iter().flat_map(|record| record.processes) {
+    // After a restart of the host, a process of the same number may have started at the same tick.
+    let ours = |record: &Record| record.boot_id.is_empty() || crate::named::boot_id().is_ok_and(|id| id == record.boot_id);
+    for process in record.into_iter().filter(ours).flat_map(|record| record.processes) {
         process.kill();
     }
     // What cannot be removed now is tried again by the next look.
@@ -300,6 +309,7 @@ mod tests {
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
             protect: Vec::new(),
+            git_guard: true,
             persistent_disk: None,
             boot_deadline_seconds: 1,
         };

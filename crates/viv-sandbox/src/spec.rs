@@ -120,6 +120,15 @@ impl WorkspaceMode {
     }
 }
 
+fn guarded() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_guarded(guard: &bool) -> bool {
+    *guard
+}
+
 /// What a sandbox has of the host's nix.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NixSpec {
@@ -168,9 +177,12 @@ pub struct SandboxSpec {
     #[serde(default, skip_serializing_if = "WorkspaceMode::is_live")]
     pub workspace_mode: WorkspaceMode,
     /// What of a live workspace the guest may not change, besides git's hooks and configuration: paths
-    /// relative to it.
+    /// relative to it. What is not there cannot be made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protect: Vec<PathBuf>,
+    /// Whether the guest is kept from changing what git on the host would run.
+    #[serde(default = "guarded", skip_serializing_if = "is_guarded")]
+    pub git_guard: bool,
     /// A file that holds its disk and stays when it ends, made if it is missing; without one the disk is
     /// thrown away.
     #[serde(default, skip_serializing_if = "Option::is_none")]

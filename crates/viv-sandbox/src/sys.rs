@@ -1,5 +1,5 @@
-//! The crate's only unsafe code: taking over descriptors inherited by number, making a tap device, and stepping
-//! back.
+//! The crate's only unsafe code: taking over descriptors inherited by number, making a tap device, stepping back,
+//! and one call between fork and exec.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -19,6 +19,15 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     Ok(descriptor)
+}
+
+/// Gives the command's process a session of its own, and with it no terminal: setsid(2).
+pub(crate) fn begin_session(command: &mut tokio::process::Command) {
+    // SAFETY: between fork and exec only setsid is called, which is async-signal-safe (signal-safety(7)) and
+    // touches no memory.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+    }
 }
 
 /// Makes a tap device of this name, gone with its last descriptor. Each frame has the header of

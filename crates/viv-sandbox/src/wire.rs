@@ -9,7 +9,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use viv_error::Report;
 use viv_proto::message::Mark;
 
-use crate::{Paths, Plan, Publish};
+use crate::{Holdings, Paths, Plan, Publish};
 
 /// The descriptor a monitor finds its socket at.
 pub(crate) const MONITOR_DESCRIPTOR: i32 = 3;
@@ -17,7 +17,8 @@ pub(crate) const MONITOR_DESCRIPTOR: i32 = 3;
 /// The longest line, in bytes. Both ends are viv, so this only stops a runaway.
 const LONGEST_LINE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// From the client. Its end of the socket closing means the same as [`ToMonitor::Stop`].
+/// From the client. Its end of the socket closing means the same as [`ToMonitor::Stop`], unless
+/// [`ToMonitor::Detach`] came before.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ToMonitor {
@@ -27,6 +28,8 @@ pub(crate) enum ToMonitor {
     Stop,
     /// End at once: there is nothing to flush.
     End,
+    /// Go on without a client. Nothing else is said after it.
+    Detach,
 }
 
 /// The first line's content.
@@ -41,6 +44,11 @@ pub(crate) struct StartLine {
     /// The client's environment without what is withheld, for the egress: a key's command needs the
     /// user's (`HOME`, `GNUPGHOME`, `SSH_AUTH_SOCK`), TLS `SSL_CERT_FILE`, and a spare has none of it.
     pub(crate) environment: Vec<(String, String)>,
+    /// What the monitor is to hold.
+    pub(crate) holdings: Holdings,
+    /// A named sandbox's directory, where its end is noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) place: Option<PathBuf>,
 }
 
 /// From the monitor. Its end closing means that nothing of the sandbox is left.
@@ -110,6 +118,7 @@ impl HostMark {
     }
 }
 
+#[derive(Debug)]
 pub(crate) struct Lines<R> {
     reader: BufReader<R>,
     line: Vec<u8>,

@@ -120,6 +120,8 @@ pub enum Backing {
     ReadOnlyFile(PathBuf),
     /// A descriptor handed over at launch; read-write, and lost with the machine.
     Ephemeral,
+    /// The same, but kept: what the guest flushes is on the host's disk.
+    Kept,
 }
 
 /// A descriptor the VMM gets at launch, by its purpose.
@@ -135,7 +137,7 @@ pub enum Descriptor {
     FileDaemon,
     /// What the network device's frames go through.
     Network,
-    /// The ephemeral disk.
+    /// The ephemeral disk, or the one that is kept.
     Scratch,
     /// A file in memory that is the machine's own, from [`crate::memory::make`].
     Memory,

@@ -4,6 +4,7 @@ mod agent;
 mod app;
 mod cli;
 mod commands;
+mod definition;
 mod devcontainer;
 mod doctor;
 mod environment;

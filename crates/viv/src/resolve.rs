@@ -125,6 +125,8 @@ pub fn resolve(
     pick("template", origin(settings.template.as_ref()));
     pick("spares", origin(settings.spares.as_ref()));
     pick("workdir", origin(settings.workdir.as_ref()));
+    pick("workspace-mode", origin(settings.workspace_mode.as_ref()));
+    pick("git-guard", origin(settings.git_guard.as_ref()));
     pick("user", origin(settings.user.as_ref()));
     pick("timeout", origin(settings.timeout.as_ref()));
     pick("name", origin(settings.name.as_ref()));
@@ -182,8 +184,9 @@ pub fn resolve(
         mounts,
         user: agent(host),
         network: NetworkSpec::default(),
-        workspace_mode: WorkspaceMode::Live,
-        protect: Vec::new(),
+        workspace_mode: settings.workspace_mode.map_or(WorkspaceMode::Live, |found| found.value),
+        protect: settings.protect.into_iter().map(|found| found.value).collect(),
+        git_guard: settings.git_guard.is_none_or(|found| found.value),
         persistent_disk: None,
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };

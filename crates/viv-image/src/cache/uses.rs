@@ -49,6 +49,11 @@ pub(crate) struct LeaseContent {
 }
 
 impl Lease {
+    /// What is on it.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.content.paths.iter().map(PathBuf::as_path)
+    }
+
     /// Adds what is used from here on, and records the use. Returns whether all of it is there: what
     /// another process has removed meanwhile has to be made again.
     ///

@@ -48,7 +48,7 @@ pub struct AgentHome {
     directory: PathBuf,
     home: Beneath,
     states: Vec<PathBuf>,
-    _lock: File,
+    lock: File,
 }
 
 /// Where an agent's home for a project is on the host. It may not exist.
@@ -97,11 +97,7 @@ impl AgentHome {
         };
         match rustix::fs::flock(&lock, wanted) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let what = format!("another sandbox is using {}'s home of this project", agent.name);
-                return Err(Error::new(ErrorKind::HomeInUse, what)
-                    .hint("viv ps shows which; or work on a copy of the project in another directory"));
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(&directory)),
             Err(errno) => return Err(failed(errno.into())),
         }
         lock.set_modified(std::time::SystemTime::now()).map_err(failed)?;
@@ -118,7 +114,20 @@ impl AgentHome {
         for state in &agent.preset.state {
             home.directory(state).map_err(failed)?;
         }
-        Ok(Self { directory, home, states: agent.preset.state.clone(), _lock: lock })
+        Ok(Self { directory, home, states: agent.preset.state.clone(), lock })
+    }
+
+    /// Lets the monitor of its sandbox hold it, too ([`crate::Holdings`]); returns what that needs to know. A home
+    /// that only one sandbox can use stays so: whoever wants one has to hold it alone first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::HomeInUse`] if another sandbox was quicker.
+    pub fn share(&self) -> Result<PathBuf> {
+        match rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(self.directory.clone()),
+            // Giving up the one lock and getting the other are two steps (flock(2)).
+            Err(_) => Err(in_use(&self.directory)),
+        }
     }
 
     /// Where it is on the host.
@@ -153,7 +162,14 @@ pub fn mounts_of(directory: &Path, states: &[PathBuf], inside: &str) -> Vec<Moun
     states.iter().map(mount).collect()
 }
 
-fn open_lock(directory: &Path) -> std::io::Result<File> {
+/// The home in this directory is another's.
+pub(crate) fn in_use(directory: &Path) -> Error {
+    let agent = directory.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    Error::new(ErrorKind::HomeInUse, format!("another sandbox is using {agent}'s home of this project"))
+        .hint("viv ps shows which; or work on a copy of the project in another directory")
+}
+
+pub(crate) fn open_lock(directory: &Path) -> std::io::Result<File> {
     File::options().create(true).truncate(false).write(true).mode(0o600).open(directory.join(LOCK))
 }
 

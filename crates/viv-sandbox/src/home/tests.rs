@@ -4,6 +4,7 @@ use rustix::fs::{CWD, Mode};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::Holdings;
 use crate::preset::{AgentRequest, AgentStart, Prompt, find_preset};
 
 /// A host with a user who has agents.
@@ -245,9 +246,16 @@ fn homes_are_listed_and_cleared_but_not_under_a_sandbox() {
 #[test]
 fn a_home_for_one_is_not_lent_to_two() {
     let world = World::new();
+    let in_use = || *world.open("opencode", false).unwrap_err().kind() == ErrorKind::HomeInUse;
     let first = world.open("opencode", false).unwrap();
-    assert_eq!(*world.open("opencode", false).unwrap_err().kind(), ErrorKind::HomeInUse);
+    assert!(in_use());
+    // Its monitor goes on where its client ends.
+    let holdings = Holdings { cached: Vec::new(), homes: vec![first.share().unwrap()] };
+    let held = holdings.hold(&world.paths, "aa000001").unwrap();
+    assert!(in_use());
     drop(first);
+    assert!(in_use());
+    drop(held);
     world.open("opencode", false).unwrap();
     let _one = world.open("claude", false).unwrap();
     world.open("claude", false).unwrap();

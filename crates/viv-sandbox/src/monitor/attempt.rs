@@ -18,6 +18,7 @@ use super::link::{self, Carrier};
 use super::network_device::NetworkDevice;
 use crate::error::adopt;
 use crate::exec::ask;
+use crate::named;
 use crate::plan::StartPlan;
 use crate::registry::RunDirectory;
 use crate::spec::random_bytes;
@@ -96,7 +97,10 @@ impl Attempt {
                 (&template.restore, scratch, MachineState::Saved { memory, devices }, Some(id), token)
             }
             _ => {
-                let scratch = viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?;
+                let scratch = match &plan.spec.persistent_disk {
+                    Some(disk) => named::open_kept(disk)?,
+                    None => viv_image::clone_scratch(&plan.scratch, state).map_err(adopt)?,
+                };
                 (&plan.vmm, scratch, MachineState::Fresh, None, FIRST_TOKEN)
             }
         };

@@ -24,8 +24,9 @@ use super::link::Current;
 use super::network::Network;
 use super::server::{Command, Guest, Server};
 use super::stall;
-use crate::error::io;
+use crate::error::{adopt, io};
 use crate::exec::ask;
+use crate::named::{EndReason, Place};
 use crate::nix;
 use crate::plan::StartPlan;
 use crate::registry::{Record, RunDirectory, SOCKET, State};
@@ -38,6 +39,12 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The same when no one waits any more: the client is gone, and what is left must go soon.
 const ABANDONED_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a guest may take to flush a disk that is kept, on which there may be as much as it has memory.
+const KEPT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the VMM may take to answer.
+const VMM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a restored guest may take to answer, which takes a second on a busy host; then a cold start
 /// does better.
@@ -62,6 +69,18 @@ enum End {
     Kill,
     /// It is broken already.
     Broken(Error),
+}
+
+impl End {
+    /// As the record of a named sandbox has it, unless it ends otherwise after all.
+    fn reason(&self) -> Option<EndReason> {
+        match self {
+            Self::Stop => Some(EndReason::Stopped),
+            Self::Abandoned => Some(EndReason::Interrupted),
+            Self::Kill => Some(EndReason::Killed),
+            Self::Broken(_) => None,
+        }
+    }
 }
 
 /// A machine that is up, and its link.
@@ -99,10 +118,51 @@ async fn live(
     waiting: &mut Vec<UnixStream>,
 ) -> Result<()> {
     let plan = &first.plan;
-    let mut marks = vec![HostMark::now("monitor")];
+    let marks = vec![HostMark::now("monitor")];
     let record = Record::new(&plan.spec, plan.accel);
     let run = RunDirectory::create(&first.paths, &record)?;
+    // From here on others see it, and are told how it ends as long as they do.
+    let place = first.place.as_ref().map(|directory| Place::open(directory, &plan.spec.id)).transpose()?;
+    let mut asked = None;
+    let surroundings = Surroundings { run: &run, record, marks, lines, writer, waiting, asked: &mut asked };
+    let outcome = live_in(first, spare, surroundings).await;
+    if let Some(place) = place {
+        let (reason, message) = reason_of(asked, &outcome);
+        place.note(reason, message);
+    }
+    outcome
+}
+
+/// How a machine ended that was asked to end in this way, if it was.
+fn reason_of(asked: Option<EndReason>, outcome: &Result<()>) -> (EndReason, Option<String>) {
+    match (outcome, asked) {
+        (Ok(()), Some(asked)) => (asked, None),
+        (Ok(()), None) => (EndReason::Stopped, None),
+        (Err(error), _) => {
+            let reason =
+                if *error.kind() == ErrorKind::PoweredOff { EndReason::PoweredOff } else { EndReason::Failed };
+            (reason, Some(Report::from(error).line()))
+        }
+    }
+}
+
+/// What a sandbox is run with besides its request.
+struct Surroundings<'a> {
+    run: &'a RunDirectory,
+    record: Record,
+    marks: Vec<HostMark>,
+    lines: &'a mut Lines<OwnedReadHalf>,
+    writer: &'a mut OwnedWriteHalf,
+    waiting: &'a mut Vec<UnixStream>,
+    /// How it was asked to end.
+    asked: &'a mut Option<EndReason>,
+}
+
+async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surroundings<'_>) -> Result<()> {
+    let Surroundings { run, record, mut marks, lines, writer, waiting, asked } = surroundings;
+    let plan = &first.plan;
     let _nix = nix::hold(&plan.spec)?;
+    let _held = first.holdings.hold(&first.paths, &plan.spec.id)?;
     let listener = UnixListener::bind(run.socket_path(SOCKET)).map_err(io("the sandbox's socket could not be made"))?;
     let store = Store::new(&first.paths);
     let (publish, ports, mut ready) = match spare {
@@ -114,13 +174,25 @@ async fn live(
     let (configured, is_configured) = watch::channel(false);
     let (commands, command_queue) = mpsc::channel(8);
     let (carrying, carried) = watch::channel(0);
-    let guest = Guest { current: current.clone(), configured: is_configured };
+    let (paused, is_paused) = watch::channel(false);
+    let guest = Guest { current: current.clone(), configured: is_configured, paused: is_paused };
     let mut server = Some((Server { guest: guest.clone(), commands, carrying }, listener));
-    let (network, published) = Network::open(first, &run, &ports, guest).await?;
+    let (network, published) = Network::open(first, run, &ports, guest).await?;
     let mut serving = JoinSet::new();
     let record = Record { published, ..record };
-    let mut life =
-        Life { lines, waiting, current, commands: command_queue, carried, clock: None, network, run, record };
+    let mut life = Life {
+        lines,
+        has_client: true,
+        waiting,
+        current,
+        commands: command_queue,
+        carried,
+        clock: None,
+        paused,
+        network,
+        run,
+        record,
+    };
     let mut boots = 0;
     loop {
         let way = source.way(plan);
@@ -129,7 +201,7 @@ async fn live(
         boots += usize::from(matches!(way, Way::Cold { .. }));
         let mut attempt = match ready.take() {
             Some(attempt) => attempt,
-            None => Attempt::start(plan, &first.paths.state, source, &life.run, publish.clone(), ports.clone())?,
+            None => Attempt::start(plan, &first.paths.state, source, life.run, publish.clone(), ports.clone())?,
         };
         marks.push(HostMark::now("started"));
         life.record.restarted(attempt.children.machine.pid(), attempt.children.file_daemon_pid());
@@ -186,14 +258,24 @@ async fn live(
         life.record.state = State::Stopping;
         // Only for others to see; the end does not depend on it.
         let _ = life.run.write(&life.record);
-        let outcome = life.finish(end, &mut attempt.children).await;
+        *asked = end.reason();
+        let patience = match plan.spec.persistent_disk {
+            Some(_) => KEPT_PATIENCE,
+            None => FLUSH_PATIENCE,
+        };
+        let outcome = life.finish(end, patience, &mut attempt.children, asked).await;
         attempt.end().await;
+        while let Ok(command) = life.commands.try_recv() {
+            life.hear_late(command);
+        }
         return outcome;
     }
 }
 
 struct Life<'a> {
     lines: &'a mut Lines<OwnedReadHalf>,
+    /// Whether the sandbox ends with its client.
+    has_client: bool,
     waiting: &'a mut Vec<UnixStream>,
     current: Current,
     commands: mpsc::Receiver<Command>,
@@ -201,8 +283,10 @@ struct Life<'a> {
     carried: watch::Receiver<usize>,
     /// Once the guest is up.
     clock: Option<clock::Watch>,
+    /// Whether the machine stands still.
+    paused: watch::Sender<bool>,
     network: Network,
-    run: RunDirectory,
+    run: &'a RunDirectory,
     /// What others see of it.
     record: Record,
 }
@@ -259,9 +343,10 @@ impl Life<'_> {
                 Some(error) = attempt.refused.recv() => {
                     return End::Broken(Error::new(ErrorKind::Guest, "the guest speaks another protocol").source(error));
                 }
-                message = self.lines.next::<ToMonitor>() => match message {
+                message = self.lines.next::<ToMonitor>(), if self.has_client => match message {
                     Some(ToMonitor::Stop) => return End::Stop,
                     Some(ToMonitor::End) => return End::Kill,
+                    Some(ToMonitor::Detach) => self.has_client = false,
                     Some(ToMonitor::Start(_)) => {}
                     None => return End::Abandoned,
                 },
@@ -274,10 +359,13 @@ impl Life<'_> {
                         self.waiting.push(stream);
                         return End::Kill;
                     }
+                    Command::Wait(stream) => self.waiting.push(stream),
+                    Command::Pause(stream) => self.pause(attempt, guest_is_up, stream).await,
+                    Command::Resume(stream) => self.resume(attempt, stream).await,
                     Command::Relink(stream) => self.relink(&attempt.cut, stream).await,
                     Command::Publish(wanted, stream) => self.publish(wanted, stream).await,
                 },
-                _ = glances.tick(), if self.clock.is_some() => self.look_at_the_clock(),
+                _ = glances.tick(), if self.clock.is_some() && !*self.paused.borrow() => self.look_at_the_clock(),
                 _ = terminate.recv() => return End::Stop,
                 _ = interrupt.recv() => return End::Stop,
             }
@@ -292,6 +380,63 @@ impl Life<'_> {
             // A guest that does not answer has other troubles, which are noticed elsewhere.
             tokio::spawn(tokio::time::timeout(CLOCK_PATIENCE, async move { clock::set_right(&link).await }));
         }
+    }
+
+    async fn pause(&mut self, attempt: &mut Attempt, guest_is_up: bool, mut stream: UnixStream) {
+        let answer = if !guest_is_up {
+            port::refusal_line("the sandbox starts")
+        } else if *self.paused.borrow() {
+            port::OK_LINE.to_owned()
+        } else {
+            match in_time(attempt.children.machine.pause()).await {
+                Ok(()) => {
+                    self.switched(true);
+                    port::OK_LINE.to_owned()
+                }
+                Err(error) => port::refusal_line(&Report::from(&error).line()),
+            }
+        };
+        // Whoever asked may be gone; the machine stands still.
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
+
+    async fn resume(&mut self, attempt: &mut Attempt, mut stream: UnixStream) {
+        if *self.paused.borrow() {
+            if let Err(error) = in_time(attempt.children.machine.resume()).await {
+                let answer = port::refusal_line(&Report::from(&error).line());
+                let _ = stream.write_all(answer.as_bytes()).await;
+                return;
+            }
+            self.switched(false);
+        }
+        let link = self.current.borrow().clone();
+        tokio::spawn(async move {
+            if let Some(link) = link {
+                // One that does not answer has other troubles, which are noticed elsewhere.
+                let _ = tokio::time::timeout(CLOCK_PATIENCE, clock::set_right(&link)).await;
+            }
+            let _ = stream.write_all(port::OK_LINE.as_bytes()).await;
+        });
+    }
+
+    /// Has others see that the machine stands still, or that it goes on.
+    fn switched(&mut self, paused: bool) {
+        self.paused.send_replace(paused);
+        self.record.state = if paused { State::Paused } else { State::Running };
+        // It is so whether that can be written or not.
+        let _ = self.run.write(&self.record);
+    }
+
+    /// What is asked while the sandbox ends; whether it is to end at once.
+    fn hear_late(&mut self, command: Command) -> bool {
+        let (stream, at_once) = match command {
+            Command::Stop(stream) | Command::Wait(stream) => (stream, false),
+            Command::Kill(stream) => (stream, true),
+            // The connection is closed, which says it all.
+            _ => return false,
+        };
+        self.waiting.push(stream);
+        at_once
     }
 
     async fn publish(&mut self, wanted: Publish, mut stream: UnixStream) {
@@ -323,9 +468,15 @@ impl Life<'_> {
         });
     }
 
-    async fn finish(&mut self, end: End, children: &mut Children) -> Result<()> {
+    async fn finish(
+        &mut self,
+        end: End,
+        patience: Duration,
+        children: &mut Children,
+        asked: &mut Option<EndReason>,
+    ) -> Result<()> {
         let patience = match end {
-            End::Stop => FLUSH_PATIENCE,
+            End::Stop => patience,
             End::Abandoned => ABANDONED_PATIENCE,
             End::Kill => return Ok(()),
             End::Broken(error) => return Err(error),
@@ -334,7 +485,24 @@ impl Life<'_> {
             // Never up, or cut just now: there is nothing to flush, or no way to ask for it.
             return Ok(());
         };
-        match tokio::time::timeout(patience, shut_down(&link)).await {
+        if *self.paused.borrow() {
+            // One that stands still flushes nothing. If it cannot go on, it will not answer.
+            let _ = in_time(children.machine.resume()).await;
+        }
+        let shut_down = tokio::time::timeout(patience, shut_down(&link));
+        tokio::pin!(shut_down);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut shut_down => break answer,
+                Some(command) = self.commands.recv() => {
+                    if self.hear_late(command) {
+                        *asked = Some(EndReason::Killed);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        match answer {
             Ok(Ok(())) => {
                 // How the programs ended is on its way to those who ran them.
                 let _ = tokio::time::timeout(LAST_WORDS_PATIENCE, self.carried.wait_for(|count| *count == 0)).await;
@@ -347,6 +515,14 @@ impl Life<'_> {
                 format!("the guest did not flush its shares within {} seconds", patience.as_secs()),
             )),
         }
+    }
+}
+
+/// The VMM's answer, unless it takes too long.
+async fn in_time(answer: impl Future<Output = viv_vmm::Result<()>>) -> Result<()> {
+    match tokio::time::timeout(VMM_PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(adopt),
+        Err(_) => Err(Error::new(ErrorKind::Monitor, "the VMM does not answer")),
     }
 }
 

@@ -16,6 +16,10 @@ const COPY_BYTES: usize = 64 * 1024 + 8;
 pub(super) enum Command {
     Stop(UnixStream),
     Kill(UnixStream),
+    /// Only to hear of its end.
+    Wait(UnixStream),
+    Pause(UnixStream),
+    Resume(UnixStream),
     Relink(UnixStream),
     Publish(Publish, UnixStream),
 }
@@ -25,6 +29,8 @@ pub(super) enum Command {
 pub(super) struct Guest {
     pub(super) current: Current,
     pub(super) configured: watch::Receiver<bool>,
+    /// Whether its machine stands still.
+    pub(super) paused: watch::Receiver<bool>,
 }
 
 impl Guest {
@@ -64,6 +70,9 @@ impl Server {
         let command = match line.as_slice() {
             b"STOP" => Command::Stop(stream),
             b"KILL" => Command::Kill(stream),
+            b"WAIT" => Command::Wait(stream),
+            b"PAUSE" => Command::Pause(stream),
+            b"RESUME" => Command::Resume(stream),
             b"RELINK" => Command::Relink(stream),
             line => match parse_publish(line) {
                 Some(publish) => Command::Publish(publish, stream),
@@ -75,6 +84,12 @@ impl Server {
     }
 
     async fn connect(&mut self, line: &[u8], mut stream: UnixStream) {
+        if *self.guest.paused.borrow() {
+            // It would wait for ever, and nobody would know for what.
+            let refusal = port::refusal_line("the sandbox is paused: viv resume");
+            let _ = stream.write_all(refusal.as_bytes()).await;
+            return;
+        }
         let opened = match port::parse_connect(line) {
             Ok(number) => match self.guest.link().await {
                 Some(link) => link.open(number).await,

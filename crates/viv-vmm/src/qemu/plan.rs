@@ -2,7 +2,8 @@
 
 use crate::spec::{Backing, Descriptor, Placed};
 use crate::{
-    Accel, CommandPlan, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, MachineStart, NetworkBacking, Result,
+    Accel, CommandPlan, Disk, Error, ErrorKind, HostFacts, LinkCarrier, MachineSpec, MachineStart, NetworkBacking,
+    Result,
 };
 
 /// Where the state of a machine's devices is saved to: the descriptors of set 2.
@@ -108,15 +109,16 @@ pub fn plan(spec: &MachineSpec, facts: &HostFacts) -> Result<CommandPlan> {
                 };
                 arguments.option("-device", format!("virtio-blk-pci,drive={serial},serial={serial}{place}"));
             }
-            Backing::Ephemeral => {
+            Backing::Ephemeral | Backing::Kept => {
                 let number = descriptors.place(Descriptor::Scratch);
                 arguments.option("-add-fd", format!("fd={number},set=1"));
-                // Lost with the machine, so nothing is ever flushed; freed blocks go back to the host.
+                // If it is lost with the machine, nothing is ever flushed; freed blocks go back to the host.
+                let no_flush = if disk.backing == Backing::Kept { "off" } else { "on" };
                 arguments.option(
                     "-blockdev",
                     format!(
                         "driver=file,node-name={serial},filename=/dev/fdset/1,locking=off,discard=unmap,\
-                         cache.direct=off,cache.no-flush=on"
+                         cache.direct=off,cache.no-flush={no_flush}"
                     ),
                 );
                 // A full host stops the machine, which the monitor sees and names.
@@ -183,13 +185,14 @@ fn check(spec: &MachineSpec) -> Result<()> {
     {
         return Err(invalid(format!("{:?} is no hardware address", card.mac)));
     }
-    let layers = spec.disks.iter().filter(|disk| disk.backing != Backing::Ephemeral).count().saturating_sub(1);
+    let is_writable = |disk: &&Disk| matches!(disk.backing, Backing::Ephemeral | Backing::Kept);
+    let layers = spec.disks.iter().filter(|disk| !is_writable(disk)).count().saturating_sub(1);
     if layers > MOST_LAYERS {
         return Err(invalid(format!("{layers} layers over the root image; a machine takes {MOST_LAYERS}"))
             .hint("ask for the packages in fewer steps, or put them into an image"));
     }
-    if spec.disks.iter().filter(|disk| disk.backing == Backing::Ephemeral).count() > 1 {
-        return Err(invalid("more than one ephemeral disk".to_owned()));
+    if spec.disks.iter().filter(is_writable).count() > 1 {
+        return Err(invalid("more than one writable disk".to_owned()));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod network;
 pub mod nix;
 mod run;
 mod template;
+mod workspace;
 
 use std::path::PathBuf;
 

@@ -9,6 +9,7 @@ use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
 use super::network::NetworkArguments;
 use super::nix::NixArguments;
+use super::workspace::WorkspaceArguments;
 use crate::settings::definitions as d;
 use crate::settings::layer::Found;
 use crate::settings::values::{self, EnvironmentRequest, MountText, Size, Words};
@@ -28,6 +29,7 @@ Examples:
   viv run --dry-run                          what would be run, without running it
   viv run --allow @npm -- npm install        the registry this host's npm uses, and nothing else
   viv run -p git,ripgrep,npm:prettier -- make lint
+  viv run --workspace clone claude           on a copy, of which you take what you accept
   viv run --devcontainer                     as the project's devcontainer.json has it
   viv run claude                             an agent, ready to work; see `viv agent ls`
   viv run --budget 500k-tokens claude \"fix the tests\"
@@ -54,9 +56,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "NUMBER", help = d::SPARES.help_of_flag(), value_parser = values::parse_spares, help_heading = "Machine")]
     pub spares: Option<u32>,
 
-    /// Directory to share, read-write and under its own path [default: the current directory]
-    #[arg(short = 'w', long, value_name = "DIR", help_heading = "Shares")]
-    pub workspace: Option<PathBuf>,
+    #[command(flatten)]
+    pub workspace: WorkspaceArguments,
     #[arg(long = "mount", value_name = "SOURCE[:DEST][:ro]", help = d::MOUNTS.help_of_flag(), value_parser = values::parse_mount, help_heading = "Shares")]
     pub mounts: Vec<MountText>,
     /// Share even what viv refuses to: /, your home directory, viv's own files
@@ -185,6 +186,7 @@ impl RunArguments {
                 read_only: text.read_only,
             })
         };
+        let rest = self.workspace.layer(self.nix.layer(self.machine.layer(directory)));
         Layer {
             env: self.env.iter().map(environment).collect(),
             mounts: self.mounts.iter().map(mount).collect(),
@@ -195,7 +197,7 @@ impl RunArguments {
             spares: self.spares.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
-            ..self.network.layer(directory, self.nix.layer(self.machine.layer(directory)))
+            ..self.network.layer(directory, rest)
         }
     }
 }

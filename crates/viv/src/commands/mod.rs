@@ -8,6 +8,7 @@ mod dry_run;
 pub mod exec;
 pub mod image;
 pub mod kernel;
+mod launch;
 pub mod manage;
 pub mod net;
 mod nix;

@@ -148,12 +148,12 @@ fn trust(arguments: &TrustArguments, printer: &Printer) -> Result<u8, Failure> {
     })?;
     if arguments.revoke {
         trusted::record(&paths, &workspace, None)?;
-        printer.note(&format!("what {}/viv.toml says about the network is trusted no more", workspace.display()));
+        printer.note(&format!("what {}/viv.toml asks for is trusted no more", workspace.display()));
         return Ok(0);
     }
     let project = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
     let wish = trusted::wish(&project).ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("{}/viv.toml asks for nothing of the network", workspace.display()))
+        Error::new(ErrorKind::NotFound, format!("{}/viv.toml asks for nothing that needs trust", workspace.display()))
     })?;
     trusted::record(&paths, &workspace, Some(&wish))?;
     printer.note(&format!("trusted as it stands now:\n{wish}"));

@@ -8,6 +8,7 @@ use viv_image::{Cache, ImageSource, Lease, Manager, Progress, ProgressEvent, Roo
 use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
 use super::nix;
+use crate::definition::USER_FILE;
 use crate::devcontainer::{self, Context, Translated};
 use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
@@ -34,14 +35,17 @@ pub fn settings(
     host: &HostEnvironment,
     paths: &Paths,
 ) -> Result<Resolved, Failure> {
-    let asked = Asked { command_line: asked, weakest: Layer::default(), terminal: terminal::wanted() };
+    let asked = Asked { command_line: asked, terminal: terminal::wanted(), ..Asked::default() };
     settings_of(workspace, asked, command, host, paths)
 }
 
-/// What is asked for beside the configuration files.
+/// What is asked for beside the sections of configuration files that are for every sandbox.
+#[derive(Default)]
 pub struct Asked {
     /// By flags: over everything.
     pub command_line: Layer,
+    /// By the section of a file that describes this one sandbox: see [`crate::definition`].
+    pub definition: Layer,
     /// By an agent's preset: under everything.
     pub weakest: Layer,
     /// Whether the program gets a terminal.
@@ -88,15 +92,18 @@ pub fn unlocked(
         .hint("share a single file with --mount")
         .into());
     }
-    let user_file = file::read(&paths.config.join("config.toml"), Trust::User { home: host.home.as_deref() })?;
-    let mut project_file = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
-    let untrusted = trusted::withhold(&mut project_file, &workspace, paths);
-    let places = [&asked.command_line, &project_file, &user_file];
+    let user_file = file::read(&paths.config.join(USER_FILE), Trust::User { home: host.home.as_deref() })?.layer;
+    let project = file::read(&workspace.join(PROJECT_FILE), Trust::Project { workspace: &workspace })?;
+    let trusted = trusted::is_trusted(&project, &workspace, paths);
+    let mut project_file = project.layer;
+    let untrusted = if trusted { None } else { trusted::withhold(&mut project_file) };
+    let places = [&asked.command_line, &asked.definition, &project_file, &user_file];
     let chosen = places.into_iter().find_map(|layer| layer.devcontainer.as_ref());
     let chosen = chosen.map_or(DevContainerChoice::Off, |found| found.value.clone());
-    let has_image = asked.command_line.image.is_some() || project_file.image.is_some();
+    let has_image = places[..3].iter().any(|layer| layer.image.is_some());
     let container = container(&chosen, &workspace, has_image)?;
-    let settings = asked.command_line.over(project_file).over(container.layer).over(user_file).over(asked.weakest);
+    let of_this_one = asked.command_line.over(asked.definition);
+    let settings = of_this_one.over(project_file).over(container.layer).over(user_file).over(asked.weakest);
     let terminal = asked.terminal.then(terminal::size);
     let request = Request { id: viv_sandbox::new_id(), settings, workspace, command: command.to_vec(), terminal };
     let mut resolved = resolve::resolve(request, host, &|path| path.canonicalize())?;
@@ -124,7 +131,7 @@ fn container(choice: &DevContainerChoice, workspace: &Path, has_image: bool) -> 
 /// What a sandbox is made from, kept for it.
 pub struct Held {
     /// In viv's cache.
-    _lease: Lease,
+    pub lease: Lease,
     /// In nix's store.
     _roots: Option<Roots>,
 }
@@ -155,7 +162,7 @@ pub fn plan(
     let roots = nix::provide(resolved, paths, printer)?;
     let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
     clock.mark("artifacts");
-    Ok((plan, Held { _lease: lease, _roots: roots }))
+    Ok((plan, Held { lease, _roots: roots }))
 }
 
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.

@@ -1,26 +1,26 @@
 //! `viv run`
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use viv_proto::message::{Exec, Secret};
-use viv_sandbox::{Event, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox, StartRequest, Warning, Way};
+use viv_proto::message::Exec;
+use viv_sandbox::{Event, NetworkSpec, Paths, Sandbox};
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
+use super::launch::{self, Launch, Later, Wish};
 use super::prepare::Asked;
-use super::{Limits, block_on, conclude, ending_signal, prepare};
+use super::{Limits, block_on, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::cli::RunArguments;
 use crate::devcontainer::SetupCommand;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, Failure};
-use crate::network::{self, Network, secrets};
-use crate::output::{JsonEvent, Printer, Timings, milliseconds, shell_words};
+use crate::exit_code;
+use crate::output::{JsonEvent, Printer, Timings, milliseconds};
+use crate::resolve::Resolved;
 use crate::terminal::{self, Descriptor, End, Session, SessionOptions, Signals, Streams};
-use crate::timing::{Clock, Told};
-use crate::{exit_code, git, render};
+use crate::timing::Clock;
 
 /// Runs a program in a fresh sandbox and returns its exit code.
 ///
@@ -48,50 +48,28 @@ pub fn run_with(
         command_line: arguments.layer(&host.directory),
         weakest: agent.as_ref().map(|agent| agent.layer(&host)).unwrap_or_default(),
         terminal: agent.as_ref().map_or_else(terminal::wanted, AgentCall::at_terminal),
+        ..Asked::default()
     };
-    let mut resolved = prepare::settings_of(arguments.workspace.as_deref(), asked, &arguments.command, &host, &paths)?;
-    // What an image puts before commands is not for an agent.
-    resolved.entrypoint = match &arguments.entrypoint {
-        Some(entrypoint) => Some(entrypoint.0.clone()),
-        None => agent.as_ref().map(|_| Vec::new()),
+    let wish = Wish {
+        workspace: arguments.workspace.directory()?,
+        asked,
+        command: &arguments.command,
+        entrypoint: arguments.entrypoint.as_ref().map(|entrypoint| entrypoint.0.clone()),
+        agent,
+        i_know: arguments.i_know,
+        change,
     };
-    viv_sandbox::check_shares(&resolved.sandbox, &paths, host.home.as_deref(), arguments.i_know)?;
-    // After the check: what an agent keeps is viv's own state, and the only part of it that is ever shared.
-    let agent = agent.map(|agent| (agent.apply(&mut resolved, &paths), agent));
-    git::apply(&mut resolved, &host);
-    let Network { spec, keys, withheld, warnings } =
-        network::resolve(&resolved.network, &resolved.sandbox.workspace, &host, &paths)?;
-    resolved.sandbox.network = spec;
-    change(&mut resolved.sandbox.network)?;
-    resolved.warnings.extend(warnings.into_iter().map(|message| Warning { message, hint: None }));
+    let mut settled = launch::settle(wish, &host, &paths)?;
     if arguments.dry_run {
-        return dry_run(&mut resolved, &paths, arguments.json).map(|code| (code, resolved.sandbox.id));
+        return dry_run(&mut settled.resolved, &paths, arguments.json).map(|code| (code, settled.resolved.sandbox.id));
     }
-    viv_sandbox::check_network(&resolved.sandbox.network)?;
-    for warning in &resolved.warnings {
-        printer.warning(&warning.message, warning.hint.as_deref());
-    }
-    resolved.details.iter().for_each(|detail| printer.detail(detail));
-    let home = agent
-        .as_ref()
-        .map(|(start, agent)| agent.open_home(start, &resolved.sandbox.workspace, &host, &paths, printer))
-        .transpose()?;
-    let secrets = secrets::read(&resolved.network.secrets, &host.variables)?;
-    for secret in secrets.iter().filter(|secret| resolved.network.secrets[&secret.name].in_environment) {
-        resolved.exec.env.insert(secret.name.clone(), secret.value.clone());
-    }
-    // What the machine is made from stays where it is until it is gone.
-    let ran = prepare::plan(&mut resolved, &paths, printer, &mut clock).and_then(|(plan, _held)| {
-        let (exec, setup, timeout) = (resolved.exec.clone(), resolved.setup.clone(), resolved.timeout);
+    let id = settled.resolved.sandbox.id.clone();
+    let takes_input = settled.takes_input();
+    let ran = settled.make_ready(&host, &paths, printer, &mut clock).and_then(|launch| {
         printer.timing("kernel and image are there", began.elapsed());
-        let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
-        let start = StartRequest { plan, paths: paths.clone(), executable, keys, withheld };
-        let takes_input = agent.as_ref().is_none_or(|(_, agent)| agent.takes_input());
-        let deploy_key = arguments.network.deploy_key;
-        let program = Program { exec, setup, takes_input, secrets, deploy_key, timeout, began };
-        block_on(run_in_sandbox(start, program, printer, &mut clock))?
+        let program = Program { takes_input, deploy_key: arguments.network.deploy_key, began };
+        block_on(run_in_sandbox(launch, program, printer, &mut clock))?
     });
-    drop(home);
     if arguments.timing {
         clock.show(printer, ran.is_ok());
     }
@@ -99,22 +77,16 @@ pub fn run_with(
         Some(program) if failure.code == exit_code::NOT_FOUND => about_program(program, &paths, failure),
         _ => failure,
     })?;
-    printer.event(&JsonEvent::Result { id: &resolved.sandbox.id, exit_code, signal, timed_out, timings });
-    Ok((exit_code, resolved.sandbox.id))
+    printer.event(&JsonEvent::Result { id: &id, exit_code, signal, timed_out, timings });
+    Ok((exit_code, id))
 }
 
-/// What is run in a sandbox.
+/// How the program is run.
 struct Program {
-    exec: Exec,
-    /// What runs before it.
-    setup: Vec<SetupCommand>,
     /// Whether what comes in here is its input; else it has none.
     takes_input: bool,
-    /// What it finds in /run/secrets.
-    secrets: Vec<Secret>,
-    /// Whether it finds a key pair of its own there.
+    /// Whether it finds a key pair of its own in /run/secrets.
     deploy_key: bool,
-    timeout: Option<Duration>,
     /// When viv was started.
     began: Instant,
 }
@@ -127,40 +99,17 @@ struct Ran {
     timings: Timings,
 }
 
-/// What is done for the starts to come, by processes of their own: once the program has run for a
-/// while, or at the end, so that it never competes with a start.
-struct Later {
-    /// The template that this run found missing.
-    template: Option<MakeRequest>,
-    /// The plan whose spares are to be there.
-    spares: Option<Plan>,
-    paths: Paths,
-    executable: PathBuf,
-}
-
-impl Later {
-    /// How long the program runs undisturbed.
-    const DELAY: Duration = Duration::from_secs(3);
-
-    fn begin(&mut self) {
-        // This run does not depend on either.
-        if let Some(request) = self.template.take() {
-            let _ = viv_sandbox::make_in_background(request, &self.executable);
-        }
-        if let Some(plan) = self.spares.take() {
-            let _ = viv_sandbox::keep_spares(&plan, &self.paths, &self.executable);
-        }
-    }
-}
-
 /// Starts the sandbox, runs the program, stops the sandbox.
 async fn run_in_sandbox(
-    start: StartRequest,
+    launch: Launch,
     program: Program,
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<Ran, Failure> {
-    let Program { mut exec, setup, takes_input, secrets, deploy_key, timeout, began } = program;
+    let Program { takes_input, deploy_key, began } = program;
+    // What the machine is made from stays where it is until it is gone.
+    let Launch { resolved, request: start, secrets, mut later, held: _held } = launch;
+    let Resolved { mut exec, setup, timeout, .. } = resolved;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -173,31 +122,9 @@ async fn run_in_sandbox(
     let id = spec.id.clone();
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
-    let request = MakeRequest::new(&start.plan, &paths).ok();
-    let plan = (spec.spares > 0).then(|| start.plan.clone());
-    let mut later = Later { template: None, spares: None, paths: paths.clone(), executable: start.executable.clone() };
 
     let start_began = Instant::now();
-    let on_event = |event: &Event| match event {
-        Event::Starting(way) => {
-            printer.event(&JsonEvent::Starting { id: &id, way });
-            printer.detail(&render::way(way));
-            // All that is known of the start if it leads nowhere; else the monitor tells more.
-            clock.heard(Told { monitor: vec![HostMark::now("monitor")], guest: Vec::new() });
-            later.template = request.clone().filter(|_| matches!(way, Way::Cold { make_template: true, .. }));
-            later.spares = plan.clone().filter(|_| !matches!(way, Way::Cold { .. }));
-        }
-        Event::Ready { guest_uptime_ms, marks, guest_marks, published } => {
-            let milliseconds = milliseconds(start_began.elapsed());
-            let guest_uptime_ms = *guest_uptime_ms;
-            printer.event(&JsonEvent::Ready { id: &id, milliseconds, guest_uptime_ms, published });
-            for port in published {
-                printer.note(&format!("port {} of the sandbox is at {}", port.guest_port, port.address));
-            }
-            clock.heard(Told { monitor: marks.clone(), guest: guest_marks.clone() });
-        }
-        _ => {}
-    };
+    let on_event = |event: &Event| launch::tell(event, &id, start_began.elapsed(), printer, clock, &mut later);
     let mut sandbox = tokio::select! {
         started = viv_sandbox::start(start, on_event) => started?,
         // Dropping a start that is under way ends all of it.
@@ -206,7 +133,7 @@ async fn run_in_sandbox(
     timings.start_ms = milliseconds(start_began.elapsed());
     printer.timing("the sandbox is up", start_began.elapsed());
     clock.mark("ready");
-    hand_over(&sandbox, &secrets, deploy_key, printer).await?;
+    launch::hand_over(&sandbox, &secrets, deploy_key, printer).await?;
     drop(secrets);
     let denials = Denials::new(&paths, &id, printer);
 
@@ -272,19 +199,6 @@ async fn run_in_sandbox(
     Ok(Ran { exit_code: code, signal, timed_out, timings })
 }
 
-/// What the program is to find when it starts.
-async fn hand_over(sandbox: &Sandbox, secrets: &[Secret], deploy_key: bool, printer: &Printer) -> Result<(), Failure> {
-    for secret in secrets {
-        sandbox.put_secret(secret).await?;
-    }
-    if deploy_key {
-        let public = sandbox.deploy_key().await?;
-        printer.event(&JsonEvent::DeployKey { public: &public });
-        printer.note(&format!("deploy key: {public}"));
-    }
-    Ok(())
-}
-
 /// Runs what comes before the program, its output on standard error; how that ended if the program is not
 /// to run any more.
 async fn set_up(
@@ -295,22 +209,15 @@ async fn set_up(
     printer: &Printer,
 ) -> Result<Option<End<Failure>>, Failure> {
     for command in setup {
-        printer.detail(&format!("{}: {}", command.name, shell_words(&command.argv)));
-        let program = Exec { argv: command.argv.clone(), terminal: None, ..exec.clone() };
+        launch::announce(&command.name, &command.argv, printer);
+        let program = launch::aside(exec, &command.argv);
+        // Both look at the sandbox, one after the other.
         let started = tokio::select! {
             started = sandbox.exec(&program) => started.map_err(failure_of_exec)?,
             number = ending_signal(signals) => return Ok(Some(End::Signalled(number))),
         };
-        let streams = Streams {
-            stdin: Box::new(std::io::empty()),
-            stdout: Box::new(Descriptor::stderr()),
-            stderr: Box::new(Descriptor::stderr()),
-        };
-        let options = SessionOptions { terminal: false, timeout: None };
-        let session = Session::begin(started.writer, streams, options).map_err(error::io("cannot use the terminal"))?;
-        let watched = async { Failure::from(sandbox.ended().await) };
-        let (end, summary) = session.run(started.reader, signals, watched).await;
-        printer.note_unfinished_line(summary.stderr_unfinished);
+        let lost = async { Failure::from(sandbox.ended().await) };
+        let end = launch::finish_aside(started, lost, signals, printer).await?;
         match end {
             End::Exited(report) if report.code == 0 => {}
             End::Exited(report) => {

@@ -2,20 +2,21 @@
 //!
 //! Whatever is wrong is refused with file, line and column, and the nearest right name.
 
+mod section;
+mod value;
+
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use viv_image::{ImageSource, Package, Platform};
-use viv_sandbox::KernelChoice;
 
 use super::definitions::{self, ProjectRule, Setting};
-use super::layer::{DevContainerChoice, EnvironmentValue, Found, Layer, MountRequest, Origin, SecretSetting};
+use super::layer::{Layer, Origin};
 use super::network::{self, GatewaySections};
-use super::values;
 use crate::error::{self, Error, ErrorKind};
 use crate::output::clean::clean;
 
@@ -40,12 +41,42 @@ pub enum Trust<'a> {
     },
 }
 
+/// What a configuration file says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Configuration {
+    /// For every sandbox: `[run]`, `[image]` and, in the user's file, what is said of model APIs.
+    pub layer: Layer,
+    /// The project's own sandbox: `[sandbox]`.
+    pub own: Option<Section>,
+    /// The others by name: `[sandboxes.NAME]`.
+    pub named: BTreeMap<String, Section>,
+}
+
+/// What one section says of one sandbox.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Section {
+    /// The settings that `[run]` and `[image]` have as well.
+    pub layer: Layer,
+    /// The directory it works on, absolute but not yet looked at; none for the file's own.
+    pub workspace: Option<PathBuf>,
+    /// The agent it is for.
+    pub agent: Option<String>,
+    /// Whether its disk stays when it is stopped.
+    pub persist: Option<bool>,
+    /// Whether it is started at login or boot.
+    pub autostart: Option<bool>,
+    /// What is run in it once; words each.
+    pub on_create: Vec<Vec<String>>,
+    /// What is run in it after each start; words each.
+    pub on_start: Vec<Vec<String>>,
+}
+
 /// Reads a configuration file; nothing if there is none.
 ///
 /// # Errors
 /// Those of [`read_text`], and whatever [`parse`] refuses.
-pub fn read(path: &Path, trust: Trust) -> Result<Layer, Error> {
-    read_text(path)?.map_or_else(|| Ok(Layer::default()), |text| parse(&text, path, trust))
+pub fn read(path: &Path, trust: Trust) -> Result<Configuration, Error> {
+    read_text(path)?.map_or_else(|| Ok(Configuration::default()), |text| parse(&text, path, trust))
 }
 
 /// The text of a configuration file; none if there is no such file.
@@ -78,40 +109,40 @@ pub fn read_text(path: &Path) -> Result<Option<String>, Error> {
 /// # Errors
 /// Refuses, with the place, what is not TOML, unknown keys, values of the wrong type or out of
 /// range, and in a project's file what only the user may ask for.
-pub fn parse(text: &str, path: &Path, trust: Trust) -> Result<Layer, Error> {
+pub fn parse(text: &str, path: &Path, trust: Trust) -> Result<Configuration, Error> {
     let reader = Reader { text, path, trust };
     let document =
         DeTable::parse(text).map_err(|error| reader.refuse(error.span().unwrap_or(0..0), clean(error.message())))?;
-    let mut layer = Layer::default();
+    let mut configuration = Configuration::default();
     for (key, value) in document.get_ref() {
         let section = match key.get_ref().as_ref() {
             "run" => definitions::ALL,
             "image" => definitions::IN_IMAGE,
+            "sandbox" => {
+                configuration.own = Some(reader.own(key, value)?);
+                continue;
+            }
+            "sandboxes" => {
+                configuration.named = reader.named(key, value)?;
+                continue;
+            }
             "gateway" | "prices" => {
-                reader.take_gateway(key, &mut layer)?;
+                reader.take_gateway(key, &mut configuration.layer)?;
                 continue;
             }
             _ => return Err(reader.unknown_section(key)),
         };
-        let DeValue::Table(table) = value.get_ref() else {
-            let name = key.get_ref();
-            return Err(reader.refuse(key.span(), format_args!("`{name}` must be a table: [{name}]")));
-        };
-        for (name, value) in table {
+        let layer = &mut configuration.layer;
+        for (name, value) in reader.section(key.get_ref(), key, value)? {
             let Some(setting) = definitions::find_in(section, name.get_ref()) else {
                 return Err(reader.unknown_key(key.get_ref(), section, name));
             };
             reader.check_allowed(setting, name)?;
-            let taken = (layer.image.is_some(), !layer.packages.is_empty());
-            reader.take(setting, value, &mut layer)?;
-            match setting.key {
-                "image" | "from" if taken.0 => return Err(reader.twice(name, "`image` in [run] and `from` in [image]")),
-                "packages" if taken.1 => return Err(reader.twice(name, "`packages` in [run] and in [image]")),
-                _ => {}
-            }
+            let images = "`image` in [run] and `from` in [image]";
+            reader.take_once(setting, name, value, layer, images, "in [run] and in [image]")?;
         }
     }
-    Ok(layer)
+    Ok(configuration)
 }
 
 type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
@@ -140,6 +171,33 @@ impl Reader<'_> {
         Error::new(ErrorKind::Configuration, format!("{}:{line}:{column}: {what}", shown(self.path)))
     }
 
+    /// The table of a section that is called `name`.
+    fn section<'v, 'i>(&self, name: &str, key: &Key, value: &'v Value<'i>) -> Result<&'v DeTable<'i>, Error> {
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(self.refuse(key.span(), format_args!("`{0}` must be a table: [{0}]", clean(name))));
+        };
+        Ok(table)
+    }
+
+    /// Reads a setting of which there are two spellings, or places, of which only one is to be used.
+    fn take_once(
+        &self,
+        setting: &Setting,
+        name: &Key,
+        value: &Value,
+        layer: &mut Layer,
+        images: &str,
+        packages: &str,
+    ) -> Result<(), Error> {
+        let taken = (layer.image.is_some(), !layer.packages.is_empty());
+        self.take(setting, value, layer)?;
+        match setting.key {
+            "image" | "from" if taken.0 => Err(self.twice(name, images)),
+            "packages" if taken.1 => Err(self.twice(name, &format!("`packages` {packages}"))),
+            _ => Ok(()),
+        }
+    }
+
     fn unknown_section(&self, key: &Key) -> Error {
         let name = key.get_ref().as_ref();
         let error = self.refuse(key.span(), format_args!("unknown section or key `{}`", clean(name)));
@@ -149,9 +207,14 @@ impl Reader<'_> {
         if definitions::find_in(definitions::IN_IMAGE, name).is_some() {
             return error.hint(format!("`{name}` belongs into the section [image]"));
         }
-        match nearest(name, ["run", "image", "gateway", "prices"].into_iter()) {
+        if definitions::find_in(definitions::IN_SANDBOX, name).is_some() {
+            return error.hint(format!("`{name}` belongs into the section [sandbox] or [sandboxes.NAME]"));
+        }
+        match nearest(name, ["run", "image", "sandbox", "sandboxes", "gateway", "prices"].into_iter()) {
             Some(near) => error.hint(format!("did you mean [{near}]?")),
-            None => error.hint("the sections are [run], [image] and, in your own file, [gateway.NAME] and [prices]"),
+            None => error.hint(
+                "the sections are [run], [image], [sandbox], [sandboxes.NAME] and, in your own file, [gateway.NAME] and [prices]",
+            ),
         }
     }
 
@@ -188,6 +251,9 @@ impl Reader<'_> {
         if definitions::COMMAND_LINE_ONLY.contains(&name) {
             return error.hint(format!("`--{name}` is for the command line only"));
         }
+        if definitions::find_in(definitions::IN_SANDBOX, name).is_some() {
+            return error.hint(format!("`{name}` belongs into the section [sandbox] or [sandboxes.NAME]"));
+        }
         let keys: Vec<&str> = settings.iter().map(|setting| setting.key).collect();
         error.hint(format!("the keys of [{section}] are {}", keys.join(", ")))
     }
@@ -204,295 +270,6 @@ impl Reader<'_> {
             "-" => error.hint("put it into your own config.toml"),
             flag => error.hint(format!("put it on the command line ({flag}) or into your own config.toml")),
         })
-    }
-
-    fn take(&self, setting: &Setting, value: &Value, layer: &mut Layer) -> Result<(), Error> {
-        match setting.key {
-            "cpus" => layer.cpus = Some(self.found(self.scalar(setting, value, values::parse_cpus)?)),
-            "memory" => layer.memory = Some(self.found(self.scalar(setting, value, str::parse)?)),
-            "disk" => layer.disk = Some(self.found(self.scalar(setting, value, str::parse)?)),
-            "workdir" => layer.workdir = Some(self.found(self.text(setting, value, parse_workdir)?)),
-            "user" => layer.user = Some(self.found(self.text(setting, value, values::parse_user)?)),
-            "timeout" => layer.timeout = Some(self.found(self.scalar(setting, value, values::parse_duration)?)),
-            "vmm" => layer.vmm = Some(self.found(self.text(setting, value, values::parse_vmm)?)),
-            "accel" => layer.accel = Some(self.found(self.text(setting, value, values::parse_accel)?)),
-            "template" => layer.template = Some(self.found(self.text(setting, value, values::parse_template)?)),
-            "spares" => layer.spares = Some(self.found(self.scalar(setting, value, values::parse_spares)?)),
-            "name" => layer.name = Some(self.found(self.text(setting, value, values::parse_name)?)),
-            "kernel" => {
-                let choice = KernelChoice::from(self.text(setting, value, |text| Ok(PathBuf::from(text)))?);
-                let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
-                layer.kernel = Some(self.found(choice.try_map_file(resolve)?));
-            }
-            "devcontainer" => {
-                let choice = match value.get_ref().as_bool() {
-                    Some(true) => DevContainerChoice::Default,
-                    Some(false) => DevContainerChoice::Off,
-                    None => self.text(setting, value, values::parse_devcontainer)?,
-                };
-                layer.devcontainer = Some(self.found(choice));
-            }
-            "cache-limit" => layer.cache_limit = Some(self.found(self.scalar(setting, value, str::parse)?)),
-            "image" | "from" => {
-                let source =
-                    self.text(setting, value, |text| text.parse::<ImageSource>().map_err(|error| error.to_string()))?;
-                let of_the_host = matches!(source, ImageSource::DockerDaemon(_) | ImageSource::Named(_));
-                if of_the_host && matches!(self.trust, Trust::Project { .. }) {
-                    return Err(self
-                        .refuse(
-                            value.span(),
-                            format_args!("{source} is not taken from a project's file: it is an image of this host's"),
-                        )
-                        .hint("put it on the command line (--image) or into your own config.toml"));
-                }
-                let resolve = |path: PathBuf| self.resolve_path(setting, &path, value.span());
-                layer.image = Some(self.found(source.try_map_path(resolve)?));
-            }
-            "platform" => {
-                let parse = |text: &str| text.parse::<Platform>().map_err(|error| error.to_string());
-                layer.platform = Some(self.found(self.text(setting, value, parse)?));
-            }
-            "packages" => {
-                for value in self.array(setting, value)? {
-                    let package =
-                        self.text(setting, value, |text| text.parse::<Package>().map_err(|error| error.to_string()))?;
-                    layer.packages.push(self.found(package));
-                }
-            }
-            "flake" => layer.flake = Some(self.found(self.text(setting, value, values::parse_flake)?)),
-            "nix-store" => layer.nix_store = Some(self.found(self.truth(setting, value)?)),
-            "env" => {
-                for (name, value) in self.table(setting, value)? {
-                    let known = values::parse_environment_name(name.get_ref())
-                        .map_err(|reason| self.bad_value(name.span(), setting, &reason))?;
-                    let text = self.scalar(setting, value, values::parse_environment_value)?;
-                    layer.env.insert(known, self.found(EnvironmentValue::Literal(text)));
-                }
-            }
-            "labels" => {
-                for (name, value) in self.table(setting, value)? {
-                    let (known, _) = values::parse_label(name.get_ref())
-                        .map_err(|reason| self.bad_value(name.span(), setting, &reason))?;
-                    layer.labels.insert(known, self.found(self.scalar(setting, value, |text| Ok(text.to_owned()))?));
-                }
-            }
-            "env-from-host" => {
-                for value in self.array(setting, value)? {
-                    let name = self.text(setting, value, values::parse_environment_name)?;
-                    layer.env.entry(name).or_insert(self.found(EnvironmentValue::FromHost));
-                }
-            }
-            "mounts" => {
-                for value in self.array(setting, value)? {
-                    layer.mounts.push(self.found(self.mount(setting, value)?));
-                }
-            }
-            "net" => layer.net = Some(self.found(self.text(setting, value, network::parse_network)?)),
-            "allow" => layer.allow = self.texts(setting, value, values::parse_allow)?,
-            "deny" => layer.deny = self.texts(setting, value, values::parse_deny)?,
-            "gateway" => layer.gateway = self.texts(setting, value, network::parse_upstream_name)?,
-            "budget" => layer.budget = Some(self.found(self.text(setting, value, network::parse_budget)?)),
-            "publish" => layer.publish = self.texts(setting, value, network::parse_publish)?,
-            "localhost-port" => {
-                layer.localhost_port = Some(self.found(self.scalar(setting, value, values::parse_port)?))
-            }
-            "ssh-agent" => layer.ssh_agent = Some(self.found(self.truth(setting, value)?)),
-            "secrets" => {
-                let Trust::User { home } = self.trust else { return Ok(()) };
-                for (name, value) in self.table(setting, value)? {
-                    let known = values::parse_environment_name(name.get_ref())
-                        .map_err(|reason| self.bad_value(name.span(), setting, &reason))?;
-                    let source = self.text(setting, value, |text| network::parse_source(text, home))?;
-                    layer.secrets.insert(known, self.found(SecretSetting { source, in_environment: false }));
-                }
-            }
-            "trust" => {
-                for value in self.array(setting, value)? {
-                    layer.trust.push(self.found(self.path_value(setting, value)?));
-                }
-            }
-            other => return Err(self.refuse(value.span(), format_args!("`{other}` cannot be set in a file"))),
-        }
-        Ok(())
-    }
-
-    fn found<T>(&self, value: T) -> Found<T> {
-        Found { value, origin: self.origin() }
-    }
-
-    fn bad_value(&self, span: Range<usize>, setting: &Setting, reason: &str) -> Error {
-        self.refuse(span, format_args!("bad value for `{}`: {}", setting.key, clean(reason)))
-            .hint(format!("write it like {} = {}", setting.key, setting.example))
-    }
-
-    fn truth(&self, setting: &Setting, value: &Value) -> Result<bool, Error> {
-        value.get_ref().as_bool().ok_or_else(|| self.bad_value(value.span(), setting, "it is true or false"))
-    }
-
-    /// A string or a whole number, read like the flag's value.
-    fn scalar<T>(
-        &self,
-        setting: &Setting,
-        value: &Value,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, Error> {
-        match value.get_ref() {
-            DeValue::Integer(number) if number.radix() == 10 => {
-                parse(number.as_str()).map_err(|reason| self.bad_value(value.span(), setting, &reason))
-            }
-            _ => self.text(setting, value, parse),
-        }
-    }
-
-    /// A string.
-    fn text<T>(
-        &self,
-        setting: &Setting,
-        value: &Value,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, Error> {
-        let parsed = match value.get_ref() {
-            DeValue::String(text) => parse(text.as_ref()),
-            other => Err(format!("{} does not fit here", type_name(other))),
-        };
-        parsed.map_err(|reason| self.bad_value(value.span(), setting, &reason))
-    }
-
-    /// An array of strings.
-    fn texts<T>(
-        &self,
-        setting: &Setting,
-        value: &Value,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<Found<T>>, Error> {
-        self.array(setting, value)?.map(|value| Ok(self.found(self.text(setting, value, &parse)?))).collect()
-    }
-
-    fn array<'v, 'i>(
-        &self,
-        setting: &Setting,
-        value: &'v Value<'i>,
-    ) -> Result<impl Iterator<Item = &'v Value<'i>>, Error> {
-        value.get_ref().as_array().map(|array| array.iter()).ok_or_else(|| {
-            let reason = format!("an array is needed, not {}", type_name(value.get_ref()));
-            self.bad_value(value.span(), setting, &reason)
-        })
-    }
-
-    fn table<'v, 'i>(&self, setting: &Setting, value: &'v Value<'i>) -> Result<&'v DeTable<'i>, Error> {
-        value.get_ref().as_table().ok_or_else(|| {
-            let reason = format!("a table is needed, not {}", type_name(value.get_ref()));
-            self.bad_value(value.span(), setting, &reason)
-        })
-    }
-
-    /// `"SOURCE[:DESTINATION][:ro]"`, or a table, which also takes paths with colons.
-    fn mount(&self, setting: &Setting, value: &Value) -> Result<MountRequest, Error> {
-        let text = match value.get_ref() {
-            DeValue::Table(table) => {
-                let mut source = None;
-                let mut destination = None;
-                let mut read_only = false;
-                for (key, value) in table {
-                    match key.get_ref().as_ref() {
-                        "source" => source = Some(self.text(setting, value, |text| Ok(PathBuf::from(text)))?),
-                        "destination" => destination = Some(self.text(setting, value, values::parse_destination)?),
-                        "read-only" => {
-                            read_only = value.get_ref().as_bool().ok_or_else(|| {
-                                self.bad_value(value.span(), setting, "`read-only` must be true or false")
-                            })?;
-                        }
-                        other => {
-                            let error =
-                                self.refuse(key.span(), format_args!("unknown key `{}` of a mount", clean(other)));
-                            let known = ["source", "destination", "read-only"];
-                            return Err(match nearest(other, known.into_iter()) {
-                                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                                None => error.hint(format!("the keys of a mount are {}", known.join(", "))),
-                            });
-                        }
-                    }
-                }
-                let source = source.ok_or_else(|| self.bad_value(value.span(), setting, "`source` is missing"))?;
-                values::MountText { source, destination, read_only }
-            }
-            _ => self.text(setting, value, values::parse_mount)?,
-        };
-        let source = self.resolve_path(setting, &text.source, value.span())?;
-        if let Trust::Project { workspace } = self.trust
-            && !text.read_only
-            && source.strip_prefix(workspace).is_ok_and(|path| path.components().any(|part| part.as_os_str() == ".git"))
-        {
-            // Hooks in there are run by git on the host. They are read-only to the guest in the
-            // workspace, and must not become writable by another way in.
-            return Err(self
-                .refuse(
-                    value.span(),
-                    format_args!("{} belongs to git; a project's file may share it read-only", shown(&text.source)),
-                )
-                .hint("add :ro, or put it on the command line (--mount) or into your own config.toml"));
-        }
-        Ok(MountRequest { source, destination: text.destination, read_only: text.read_only })
-    }
-
-    fn path_value(&self, setting: &Setting, value: &Value) -> Result<PathBuf, Error> {
-        let path = self.text(setting, value, |text| Ok(PathBuf::from(text)))?;
-        self.resolve_path(setting, &path, value.span())
-    }
-
-    /// Where a path of this file points, and whether the file may name it.
-    fn resolve_path(&self, setting: &Setting, path: &Path, span: Range<usize>) -> Result<PathBuf, Error> {
-        match self.trust {
-            Trust::User { home } => match (path.strip_prefix("~"), home) {
-                (Ok(rest), Some(home)) => Ok(home.join(rest)),
-                _ if path.is_absolute() => Ok(path.to_path_buf()),
-                _ => Err(self.bad_value(span, setting, "the path must be absolute or begin with ~/")),
-            },
-            Trust::Project { workspace } => {
-                let joined = workspace.join(path);
-                let outside = || {
-                    self.refuse(
-                        span.clone(),
-                        format_args!("`{}` names {}, which is not beneath the workspace", setting.key, shown(path)),
-                    )
-                    .hint(format!(
-                        "a project's file may only name paths beneath the workspace; put it on the command line ({}) or into your own config.toml",
-                        setting.flag
-                    ))
-                };
-                // Looked at before the file system is: whether a path outside exists is no business of the project.
-                if path.is_absolute() && !path.starts_with(workspace)
-                    || path.components().any(|component| component == Component::ParentDir)
-                    || path.starts_with("~")
-                {
-                    return Err(outside());
-                }
-                let canonical = joined.canonicalize().map_err(|error| {
-                    self.refuse(
-                        span.clone(),
-                        format_args!("`{}` names {}, which cannot be opened", setting.key, shown(path)),
-                    )
-                    .source(error)
-                })?;
-                if canonical.starts_with(workspace) { Ok(canonical) } else { Err(outside()) }
-            }
-        }
-    }
-}
-
-fn parse_workdir(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains('\0') { Err("not a directory".to_owned()) } else { Ok(text.to_owned()) }
-}
-
-fn type_name(value: &DeValue) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use viv_image::{ImageSource, Package, Platform};
 use viv_net::gateway::{Budget, Credential};
-use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice};
+use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice, WorkspaceMode};
 
 use super::network::{NetworkChoice, PriceSettings, UpstreamSettings};
 use super::values::Size;
@@ -87,6 +87,12 @@ pub struct Layer {
     pub env: BTreeMap<String, Found<EnvironmentValue>>,
     /// Further shares, the weakest first.
     pub mounts: Vec<Found<MountRequest>>,
+    /// How it works on the workspace.
+    pub workspace_mode: Option<Found<WorkspaceMode>>,
+    /// What of a live workspace it may not change, relative to that.
+    pub protect: Vec<Found<PathBuf>>,
+    /// Whether it is kept from changing what git on the host would run.
+    pub git_guard: Option<Found<bool>>,
     /// Directory inside to start in.
     pub workdir: Option<Found<String>>,
     /// User inside to run as.
@@ -177,6 +183,13 @@ impl Layer {
             disk: self.disk.or(weaker.disk),
             env: weaker.env.into_iter().chain(self.env).collect(),
             mounts: weaker.mounts.into_iter().chain(self.mounts).collect(),
+            workspace_mode: match (self.workspace_mode, weaker.workspace_mode) {
+                // A project does not get at a directory that its user keeps guests away from.
+                (Some(Found { value: WorkspaceMode::Live, origin: Origin::Project }), Some(users)) => Some(users),
+                (stronger, weaker) => stronger.or(weaker),
+            },
+            protect: weaker.protect.into_iter().chain(self.protect).collect(),
+            git_guard: self.git_guard.or(weaker.git_guard),
             workdir: self.workdir.or(weaker.workdir),
             user: self.user.or(weaker.user),
             timeout: self.timeout.or(weaker.timeout),

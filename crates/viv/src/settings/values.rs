@@ -1,7 +1,7 @@
 //! The values settings take, read the same way from the command line and from files.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use viv_image::Package;
 use viv_net::policy::Rule;
 use viv_net::sets::SetName;
-use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice};
+use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice, WorkspaceMode};
 
 use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
 use super::layer::DevContainerChoice;
@@ -236,6 +236,71 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads how a sandbox works on its workspace.
+///
+/// # Errors
+/// Names what there is.
+pub fn parse_workspace_mode(text: &str) -> Result<WorkspaceMode, String> {
+    match text {
+        "live" => Ok(WorkspaceMode::Live),
+        "clone" => Ok(WorkspaceMode::Clone),
+        _ => Err("not one of live, clone".to_owned()),
+    }
+}
+
+/// What stands after `--workspace`: a directory, or one of the words `live` and `clone`. A directory of
+/// such a name is written with more of a path, as `./clone`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkspaceRequest {
+    /// The directory to work on.
+    Directory(PathBuf),
+    /// How to work on it.
+    Mode(WorkspaceMode),
+}
+
+/// Reads what stands after `--workspace`.
+///
+/// # Errors
+/// None, but for an empty text.
+pub fn parse_workspace(text: &str) -> Result<WorkspaceRequest, String> {
+    match parse_workspace_mode(text) {
+        Ok(mode) => Ok(WorkspaceRequest::Mode(mode)),
+        Err(_) if text.is_empty() => Err("a directory is needed, or live or clone".to_owned()),
+        Err(_) => Ok(WorkspaceRequest::Directory(text.into())),
+    }
+}
+
+/// Reads a path of the workspace that the guest may not change.
+///
+/// # Errors
+/// Refuses what does not stay beneath the workspace.
+pub fn parse_protected(text: &str) -> Result<PathBuf, String> {
+    let inside = |component: Component| matches!(component, Component::Normal(_) | Component::CurDir);
+    let path = Path::new(text);
+    let names = path.components().any(|component| matches!(component, Component::Normal(_)));
+    if names && !text.contains('\0') && path.components().all(inside) && !text.starts_with('~') {
+        Ok(path.components().filter(|component| *component != Component::CurDir).collect())
+    } else {
+        Err("a path is needed that is relative to the workspace and stays beneath it".to_owned())
+    }
+}
+
+/// Reads the name of an agent. Whether there is such a one is seen when it is started.
+///
+/// # Errors
+/// Says what such a name looks like.
+pub fn parse_agent(text: &str) -> Result<String, String> {
+    parse_name(text).map_err(|_| "not the name of an agent, see `viv agent ls`".to_owned())
+}
+
+/// Reads a word of a command.
+///
+/// # Errors
+/// Refuses what no process can have among its arguments.
+pub fn parse_word(text: &str) -> Result<String, String> {
+    if text.contains('\0') { Err("a command cannot hold a NUL byte".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// Checks a user name of the guest.
 ///
 /// # Errors
@@ -414,6 +479,25 @@ mod tests {
         assert_eq!(read("99999999999999T"), Err("that is more than any host has".into()));
         for nonsense in ["", "G", "-1G", "1.5G", "1 G", "١G"] {
             assert_eq!(read(nonsense), Err("not a size such as 512M or 2G".into()), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn workspaces() {
+        assert_eq!(parse_workspace("clone"), Ok(WorkspaceRequest::Mode(WorkspaceMode::Clone)));
+        assert_eq!(parse_workspace("live"), Ok(WorkspaceRequest::Mode(WorkspaceMode::Live)));
+        for directory in ["./clone", "clone/", "/clone", "..", "Clone"] {
+            assert_eq!(parse_workspace(directory), Ok(WorkspaceRequest::Directory(directory.into())));
+        }
+        assert!(parse_workspace("").is_err());
+    }
+
+    #[test]
+    fn protected_paths_stay_beneath_the_workspace() {
+        assert_eq!(parse_protected("./.envrc"), Ok(".envrc".into()));
+        assert_eq!(parse_protected("a//b/"), Ok("a/b".into()));
+        for bad in ["", ".", "/etc", "a/../b", "..", "~/x", "a\0"] {
+            assert!(parse_protected(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -160,6 +160,7 @@ impl<'a> Stack<'a> {
             network: NetworkSpec::default(),
             workspace_mode: viv_sandbox::WorkspaceMode::Live,
             protect: Vec::new(),
+            git_guard: true,
             persistent_disk: None,
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
@@ -183,6 +184,7 @@ impl<'a> Stack<'a> {
             executable: self.executable.clone(),
             keys: Default::default(),
             withheld: vec![],
+            holdings: Default::default(),
         };
         let started = self.runtime.block_on(viv_sandbox::start(request, |event| {
             if let Event::Starting(begun) = event {

@@ -60,7 +60,7 @@ impl Project {
     fn read(arguments: &LockArguments, paths: &Paths) -> Result<Self, Failure> {
         let host = HostEnvironment::probe()?;
         // The project's and the user's files alone: a lock is about what is asked for every time.
-        let asked = Asked { command_line: Layer::default(), weakest: Layer::default(), terminal: false };
+        let asked = Asked::default();
         let resolved = prepare::unlocked(arguments.workspace.as_deref(), asked, &[], &host, paths)?;
         let file = LockFile::read(&resolved.sandbox.workspace)?.unwrap_or_default();
         let source = resolved.sandbox.image.clone().unwrap_or_default();

@@ -1,14 +1,24 @@
+use viv_sandbox::KernelChoice;
+
 use super::*;
 
-fn user(text: &str) -> Result<Layer, Error> {
+fn user_file(text: &str) -> Result<Configuration, Error> {
     parse(text, Path::new("/home/ann/.config/viv/config.toml"), Trust::User { home: Some(Path::new("/home/ann")) })
 }
 
-fn project_in(workspace: &Path, text: &str) -> Result<Layer, Error> {
+fn user(text: &str) -> Result<Layer, Error> {
+    user_file(text).map(|configuration| configuration.layer)
+}
+
+fn project_file_in(workspace: &Path, text: &str) -> Result<Configuration, Error> {
     parse(text, Path::new("/project/viv.toml"), Trust::Project { workspace })
 }
 
-fn refusal(result: Result<Layer, Error>) -> String {
+fn project_in(workspace: &Path, text: &str) -> Result<Layer, Error> {
+    project_file_in(workspace, text).map(|configuration| configuration.layer)
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     let error = result.expect_err("it must be refused");
     let cause = std::error::Error::source(&error).map(|cause| format!(" | {cause}")).unwrap_or_default();
     let hints: String = error.hints().iter().map(|hint| format!(" [{hint}]")).collect();
@@ -189,7 +199,7 @@ fn what_a_repository_put_in_the_files_place_is_not_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("viv.toml");
     let read = || read(&path, Trust::Project { workspace: directory.path() });
-    assert_eq!(read().unwrap(), Layer::default());
+    assert_eq!(read().unwrap(), Configuration::default());
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
     assert!(read().unwrap_err().to_string().contains("not a regular file"));
     std::fs::remove_file(&path).unwrap();
