@@ -59,6 +59,9 @@ const LOWER: &str = "/lower";
 /// The root image and what lies over it, to look things up.
 const IMAGE: &str = "/image";
 
+/// Where the scratch disk is until the root is entered.
+pub(crate) const SCRATCH_AT: &str = "/scratch";
+
 /// What is written over it, on the scratch disk.
 pub const UPPER: &str = "/scratch/upper";
 
@@ -296,28 +299,51 @@ fn mount_disk(
     }
 }
 
+/// Whether the scratch disk outlives the machine.
+#[must_use]
+pub(crate) fn disk_is_kept() -> bool {
+    // Without a command line nothing boots.
+    fs::read_to_string("/proc/cmdline").is_ok_and(|text| CommandLine::parse(&text).kept_disk)
+}
+
 /// Mounts the scratch disk once more: what is mounted already is out of reach once the root is entered.
+///
+/// Usually it lives no longer than the sandbox: nothing on it has to survive a crash, so neither barriers nor
+/// the initialisation of unused tables are worth their time. One that is kept has a journal and is flushed, what
+/// is freed goes back to the host at once, and nothing more is written to it once it has errors.
 ///
 /// # Errors
 /// If it cannot be mounted.
 pub(crate) fn mount_scratch_at(place: &str) -> Result<()> {
-    let options = "barrier=0,noinit_itable,noauto_da_alloc";
+    let options = if disk_is_kept() {
+        "discard,noinit_itable,errors=remount-ro"
+    } else {
+        "barrier=0,noinit_itable,noauto_da_alloc"
+    };
     mount_disk(&mut Disks::default(), SCRATCH, place, "ext4", MountFlags::NOATIME, options)
 }
 
-/// The scratch disk lives no longer than the sandbox: nothing on it has to survive a crash, so
-/// neither barriers nor the initialisation of unused tables are worth their time.
 fn mount_scratch() -> Result<()> {
-    mount_scratch_at("/scratch")?;
+    mount_scratch_at(SCRATCH_AT)?;
     make_directory(UPPER)?;
     make_directory("/scratch/work")
 }
 
 /// `redirect_dir` so that a directory of the image can be renamed, `metacopy` so that changing an
 /// owner or a mode does not copy the file, `volatile` because nothing has to survive a crash.
+///
+/// On a disk that is kept it does, and the overlay of a machine that crashed is mounted again, which the kernel
+/// refuses after `volatile`. Its files are whole, since the image may be a newer one the next time.
+///
+/// <https://docs.kernel.org/filesystems/overlayfs.html>
 fn mount_overlay(layers: u16) -> Result<()> {
     let joined = format!("lowerdir={},upperdir={UPPER},workdir=/scratch/work", lower_directories(layers));
-    mount_overlay_on(JOINED, &joined, ",redirect_dir=on,metacopy=on,index=off,volatile")
+    let refinements = if disk_is_kept() {
+        ",redirect_dir=on,metacopy=off,index=off"
+    } else {
+        ",redirect_dir=on,metacopy=on,index=off,volatile"
+    };
+    mount_overlay_on(JOINED, &joined, refinements)
 }
 
 /// An older kernel gets no refinements.

@@ -8,10 +8,11 @@ use viv_proto::message::{Configure, Configured, User};
 
 use crate::error::{Context, Result};
 use crate::file_share::Keeper;
+use crate::kept::{Found, Prepared};
 use crate::layers::Layers;
 use crate::network::Network;
 use crate::secrets::Secrets;
-use crate::{boot, console, files, identity, shares, trace};
+use crate::{boot, console, files, identity, kept, shares, trace};
 
 /// What has to be remembered of a configured sandbox.
 pub struct Sandbox {
@@ -50,11 +51,26 @@ impl Sandbox {
 /// The first step that failed. The guest is then not to be used.
 pub fn prepare(layers: u16, user: &User, timezone: Option<&str>) -> Result<()> {
     let image = boot::open_image(layers)?;
-    identity::write_common(Layers { lower: image, upper: Path::new(boot::UPPER) }, user, timezone)?;
+    write_common(Layers { lower: image, upper: Path::new(boot::UPPER) }, user, timezone)?;
     boot::close_image(layers);
     trace::mark("user");
     boot::enter_root(layers)?;
     identity::make_names(Path::new("/"))
+}
+
+/// Writes what all sandboxes of an image and its user have in common, unless it is there already.
+fn write_common(layers: Layers<'_>, user: &User, timezone: Option<&str>) -> Result<()> {
+    if !boot::disk_is_kept() {
+        return identity::write_common(layers, user, timezone);
+    }
+    let scratch = Path::new(boot::SCRATCH_AT);
+    let prepared = Prepared { user: user.clone(), timezone: timezone.map(str::to_owned) };
+    match kept::open(scratch, &prepared)? {
+        Found::Used => return Ok(()),
+        Found::New => identity::write_common(layers, user, timezone)?,
+        Found::Moved => identity::change_timezone(layers, timezone)?,
+    }
+    kept::mark(scratch, &prepared)
 }
 
 /// Carries out a configuration on a prepared machine: clock and randomness first, shares last.

@@ -241,6 +241,23 @@ fn set_timezone(etc: &Path, zone: &str) -> Result<()> {
     write(&etc.join("timezone"), 0o644, &format!("{zone}\n"))
 }
 
+/// Sets another time zone in an upper layer that has been written; without one, that of the image.
+///
+/// # Errors
+/// The first file that cannot be changed.
+pub(crate) fn change_timezone(layers: Layers<'_>, timezone: Option<&str>) -> Result<()> {
+    let etc = layers.directory("etc").context(|| "cannot make /etc".to_owned())?.upper;
+    for name in ["localtime", "timezone"] {
+        match fs::remove_file(etc.join(name)) {
+            Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+                return Err(reason).context(|| format!("cannot change /etc/{name}"));
+            }
+            _ => {}
+        }
+    }
+    timezone.map_or(Ok(()), |zone| set_timezone(&etc, zone))
+}
+
 /// The user, its group, its right to sudo, its home.
 fn add_user(layers: Layers<'_>, etc: &Path, user: &User) -> Result<()> {
     let shell = layers.program(&SHELLS).unwrap_or(accounts::DEFAULT_SHELL);

@@ -27,6 +27,7 @@ pub mod exec;
 pub mod file_share;
 pub mod files;
 pub mod identity;
+mod kept;
 pub mod layers;
 pub mod link;
 pub mod modules;

@@ -10,7 +10,7 @@ use rustix::system::RebootCommand;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::Guest;
-use crate::{console, reaper, sys};
+use crate::{boot, console, kept, reaper, sys};
 
 /// How long processes have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_millis(300);
@@ -95,10 +95,13 @@ pub fn obey_signals(guest: &Arc<Guest>) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends every process and brings the shares up to date.
+/// Ends every process and brings the shares up to date, and the disk if it is kept.
 pub async fn quiesce(guest: &Guest) {
     end_processes().await;
     guest.flush_shares().await;
+    if crate::is_init() && boot::disk_is_kept() {
+        kept::settle();
+    }
 }
 
 async fn end_processes() {

@@ -22,6 +22,9 @@ const SUPERBLOCK: u64 = 1024;
 /// From here on a disk has a journal of a size that is useful and still small, in bytes.
 const LARGE_BYTES: u64 = 4 << 30;
 
+/// How the names of files begin that [`make_disk`] works on; a killed one leaves its file.
+pub const HALF_MADE_DISK: &str = ".disk-";
+
 /// Makes an empty disk of `bytes`, a multiple of 4096 between 16 MiB and 16 TiB, mode 0600. Whatever happens,
 /// there is a whole one at `path` or none.
 ///
@@ -32,7 +35,8 @@ pub fn make_disk(path: &Path, bytes: u64) -> Result<()> {
     check_size(bytes)?;
     tools::require_e2fsprogs(&["mkfs.ext4"])?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let file = tempfile::Builder::new().prefix(".disk-").tempfile_in(directory).map_err(io_error("write", path))?;
+    let file =
+        tempfile::Builder::new().prefix(HALF_MADE_DISK).tempfile_in(directory).map_err(io_error("write", path))?;
     file.as_file().set_len(bytes).map_err(io_error("write", path))?;
     let invocation = make_file_system(file.path(), bytes);
     run::run(&invocation, None, &[file.as_file()], &mut |_| {})?.check(&invocation, "to make a disk")?;

@@ -67,7 +67,9 @@ pub mod unpack;
 pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
 pub use cache::{Cache, Lease, Stamp};
 pub use config::ImageConfig;
-pub use disk::{DiskCheck, DiskCondition, check_disk, disk_bytes, disk_condition, make_disk, resize_disk};
+pub use disk::{
+    DiskCheck, DiskCondition, HALF_MADE_DISK, check_disk, disk_bytes, disk_condition, make_disk, resize_disk,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use initramfs::{GuestBinary, ensure_initramfs, initramfs_of};
 pub use kernel::{Kernel, KernelModule, KernelSource, default_kernel, ensure_kernel};

@@ -128,6 +128,7 @@ pub async fn start(request: StartRequest, mut on_event: impl FnMut(&Event)) -> R
                 let directory = open_directory(&runtime.join(&id)).map_err(io("the run directory is gone"))?;
                 return Ok(Sandbox { id, directory, monitor, lines, commands });
             }
+            Some(FromMonitor::Detached) => {}
             Some(FromMonitor::Failed(report)) => {
                 finish(monitor, lines).await;
                 return Err(from_report(report));
@@ -154,12 +155,7 @@ fn environment(without: &[String]) -> Vec<(String, String)> {
 }
 
 /// Starts a monitor, without some variables of this process's environment, and says the first line to it.
-async fn begin_anew(
-    executable: &Path,
-    without: &[String],
-    detached: bool,
-    first: &ToMonitor,
-) -> Result<Conversation> {
+async fn begin_anew(executable: &Path, without: &[String], detached: bool, first: &ToMonitor) -> Result<Conversation> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(io("no socket for the monitor"))?;
     let mut command = Command::new(executable);
     command.arg("internal-monitor").stdin(Stdio::null()).stdout(Stdio::null());
@@ -247,10 +243,21 @@ impl Sandbox {
     /// on it is known by its record alone.
     ///
     /// # Errors
-    /// If its monitor is gone.
+    /// If the sandbox has ended meanwhile: why.
     pub async fn detach(mut self) -> Result<()> {
-        let sent = wire::send(&mut self.commands, &ToMonitor::Detach).await;
-        sent.map_err(io(format!("the monitor of sandbox {} is gone", self.id)))
+        // A monitor that is gone says no more.
+        let _ = wire::send(&mut self.commands, &ToMonitor::Detach).await;
+        loop {
+            match self.lines.next::<FromMonitor>().await {
+                Some(FromMonitor::Detached) => return Ok(()),
+                Some(FromMonitor::Failed(report)) => return Err(from_report(report)),
+                Some(_) => {}
+                None => {
+                    let message = format!("the monitor of sandbox {} was killed", self.id);
+                    return Err(Error::new(ErrorKind::Monitor, message));
+                }
+            }
+        }
     }
 
     /// Flushes the shares, ends everything and waits until nothing is left.

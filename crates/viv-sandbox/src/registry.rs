@@ -76,6 +76,9 @@ pub struct Record {
     /// Ports of its loopback interface that the host shows.
     #[serde(default)]
     pub published: Vec<Publish>,
+    /// Whether it goes on without whoever started it.
+    #[serde(default)]
+    pub detached: bool,
     /// The boot of the host it belongs to.
     #[serde(default)]
     pub(crate) boot_id: String,
@@ -106,6 +109,7 @@ impl Record {
             started_at_unix_ms: now.as_millis() as u64,
             network: spec.network.mode.name().to_owned(),
             published: Vec::new(),
+            detached: false,
             // Without it, what it left is not killed, which it then does by itself.
             boot_id: crate::named::boot_id().unwrap_or_default(),
             monitor_pid,
@@ -242,7 +246,8 @@ fn has_monitor(directory: &Path) -> bool {
 
 fn bury(directory: &Path, record: Option<Record>) {
     // After a restart of the host, a process of the same number may have started at the same tick.
-    let ours = |record: &Record| record.boot_id.is_empty() || crate::named::boot_id().is_ok_and(|id| id == record.boot_id);
+    let ours =
+        |record: &Record| record.boot_id.is_empty() || crate::named::boot_id().is_ok_and(|id| id == record.boot_id);
     for process in record.into_iter().filter(ours).flat_map(|record| record.processes) {
         process.kill();
     }

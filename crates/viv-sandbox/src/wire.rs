@@ -59,6 +59,8 @@ pub(crate) enum FromMonitor {
     Starting(Way),
     /// Programs can be run.
     Ready(ReadyLine),
+    /// It goes on without a client.
+    Detached,
     /// The sandbox ends because of this.
     Failed(Report),
 }

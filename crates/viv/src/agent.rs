@@ -134,6 +134,27 @@ impl AgentCall {
         }))
     }
 
+    /// The agent of this name, for a sandbox that stays: it is there to be called, and has nothing to do yet.
+    /// `gateway` is the model API that the sandbox's settings name, if they do.
+    ///
+    /// # Errors
+    /// A name that no preset has, a preset that cannot be used.
+    pub fn named(name: &str, gateway: Option<String>, paths: &Paths) -> Result<Self, Failure> {
+        let preset = find_preset(name, &paths.config.join("agents"))?.ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, format!("no agent is called {}", clean(name)));
+            error.hint("viv agent ls")
+        })?;
+        Ok(Self {
+            preset,
+            prompt: Prompt::None,
+            arguments: Vec::new(),
+            gateway,
+            fresh: false,
+            import: false,
+            surroundings: Surroundings { input: Input::Nothing, terminal: true },
+        })
+    }
+
     /// Whether it gets a terminal.
     #[must_use]
     pub fn at_terminal(&self) -> bool {

@@ -8,8 +8,8 @@ use clap::error::ErrorKind as ClapKind;
 use viv_error::Report;
 
 use crate::cli::network::NetCommand;
-use crate::cli::{Cli, Command, TargetArguments};
-use crate::commands::manage::Ending;
+use crate::cli::{Cli, Command};
+use crate::commands::life::{self, Verb};
 use crate::commands::{agent, doctor, exec, image, kernel, manage, net, print, run, template};
 use crate::doctor::probe;
 use crate::error::Failure;
@@ -44,6 +44,17 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> u8 {
     let json = match &cli.command {
         Command::Run(arguments) => arguments.json,
+        Command::Up(arguments) => arguments.start.json,
+        Command::Start(arguments) => arguments.start.json,
+        Command::Restart(arguments) => arguments.start.json,
+        Command::Down(arguments) => arguments.output.json,
+        Command::Stop(arguments) | Command::Kill(arguments) => arguments.output.json,
+        Command::Pause(arguments) | Command::Resume(arguments) => arguments.output.json,
+        Command::Wait(arguments) => arguments.output.json,
+        Command::Rm(arguments) => arguments.output.json,
+        Command::Rename(arguments) => arguments.output.json,
+        Command::Inspect(arguments) => arguments.json,
+        Command::Disk(command) => command.is_json(),
         Command::Ps(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
         Command::Image(command) => command.is_json(),
@@ -60,8 +71,19 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Run(arguments) => run::run(arguments, &printer),
         Command::Exec(arguments) => exec::exec(arguments, &printer),
         Command::Ps(arguments) => manage::ps(arguments),
-        Command::Stop(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Stop, &printer),
-        Command::Kill(TargetArguments { sandboxes, all }) => manage::end(sandboxes, *all, Ending::Kill, &printer),
+        Command::Up(arguments) => life::up::up(arguments, &printer),
+        Command::Down(arguments) => life::machine::down(arguments, &printer),
+        Command::Start(arguments) => life::up::start(arguments, &printer),
+        Command::Stop(arguments) => life::machine::end(arguments, Verb::Stop, &printer),
+        Command::Kill(arguments) => life::machine::end(arguments, Verb::Kill, &printer),
+        Command::Restart(arguments) => life::up::restart(arguments, &printer),
+        Command::Pause(arguments) => life::machine::hold(arguments, Verb::Pause, &printer),
+        Command::Resume(arguments) => life::machine::hold(arguments, Verb::Resume, &printer),
+        Command::Wait(arguments) => life::wait::wait(arguments, &printer),
+        Command::Rm(arguments) => life::machine::remove(arguments, &printer),
+        Command::Rename(arguments) => life::machine::rename(arguments, &printer),
+        Command::Inspect(arguments) => life::show::inspect(arguments, &printer),
+        Command::Disk(command) => life::disk::disk(command, &printer),
         Command::Kernel(arguments) => kernel::kernel(&arguments.command, &printer),
         Command::Image(command) => image::image(command, &printer),
         Command::Template(command) => template::template(command, &printer),

@@ -21,6 +21,10 @@ pub enum ErrorKind {
     Io,
     /// The sandbox ended while its program ran.
     SandboxLost,
+    /// A command that a sandbox runs before others use it did not succeed.
+    CommandFailed,
+    /// What was waited for did not come in time.
+    TimedOut,
 }
 
 impl Kind for ErrorKind {
@@ -32,6 +36,8 @@ impl Kind for ErrorKind {
             Self::InUse => "in_use",
             Self::Io => "io",
             Self::SandboxLost => "sandbox_lost",
+            Self::CommandFailed => "command_failed",
+            Self::TimedOut => "timed_out",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The exit codes of `viv`.
 
+/// Nothing went wrong.
+pub const SUCCESS: u8 = 0;
 /// The program ran out of the time `--timeout` gave it.
 pub const TIMED_OUT: u8 = 124;
 /// `viv` itself failed, its command line included.

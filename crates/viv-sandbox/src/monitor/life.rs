@@ -139,8 +139,7 @@ fn reason_of(asked: Option<EndReason>, outcome: &Result<()>) -> (EndReason, Opti
         (Ok(()), Some(asked)) => (asked, None),
         (Ok(()), None) => (EndReason::Stopped, None),
         (Err(error), _) => {
-            let reason =
-                if *error.kind() == ErrorKind::PoweredOff { EndReason::PoweredOff } else { EndReason::Failed };
+            let reason = if *error.kind() == ErrorKind::PoweredOff { EndReason::PoweredOff } else { EndReason::Failed };
             (reason, Some(Report::from(error).line()))
         }
     }
@@ -183,6 +182,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
     let mut life = Life {
         lines,
         has_client: true,
+        writer,
         waiting,
         current,
         commands: command_queue,
@@ -196,7 +196,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
     let mut boots = 0;
     loop {
         let way = source.way(plan);
-        let _ = wire::send(writer, &FromMonitor::Starting(way.clone())).await;
+        let _ = wire::send(life.writer, &FromMonitor::Starting(way.clone())).await;
         let is_spare = ready.is_some();
         boots += usize::from(matches!(way, Way::Cold { .. }));
         let mut attempt = match ready.take() {
@@ -222,7 +222,7 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
                     guest_marks: answer.marks,
                     published: life.record.published.clone(),
                 };
-                let _ = wire::send(writer, &FromMonitor::Ready(ready)).await;
+                let _ = wire::send(life.writer, &FromMonitor::Ready(ready)).await;
                 life.clock = Some(clock::Watch::new(attempt.children.machine.pid()));
                 life.serve(&mut attempt, true).await
             }
@@ -276,6 +276,7 @@ struct Life<'a> {
     lines: &'a mut Lines<OwnedReadHalf>,
     /// Whether the sandbox ends with its client.
     has_client: bool,
+    writer: &'a mut OwnedWriteHalf,
     waiting: &'a mut Vec<UnixStream>,
     current: Current,
     commands: mpsc::Receiver<Command>,
@@ -346,7 +347,9 @@ impl Life<'_> {
                 message = self.lines.next::<ToMonitor>(), if self.has_client => match message {
                     Some(ToMonitor::Stop) => return End::Stop,
                     Some(ToMonitor::End) => return End::Kill,
-                    Some(ToMonitor::Detach) => self.has_client = false,
+                    Some(ToMonitor::Detach) => if let Err(error) = self.detach().await {
+                        return End::Broken(error);
+                    },
                     Some(ToMonitor::Start(_)) => {}
                     None => return End::Abandoned,
                 },
@@ -380,6 +383,16 @@ impl Life<'_> {
             // A guest that does not answer has other troubles, which are noticed elsewhere.
             tokio::spawn(tokio::time::timeout(CLOCK_PATIENCE, async move { clock::set_right(&link).await }));
         }
+    }
+
+    /// Goes on alone. Others see it before the client is told.
+    async fn detach(&mut self) -> Result<()> {
+        self.record.detached = true;
+        self.run.write(&self.record)?;
+        self.has_client = false;
+        // It may be gone, as it may from now on.
+        let _ = wire::send(self.writer, &FromMonitor::Detached).await;
+        Ok(())
     }
 
     async fn pause(&mut self, attempt: &mut Attempt, guest_is_up: bool, mut stream: UnixStream) {

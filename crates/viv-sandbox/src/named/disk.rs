@@ -117,6 +117,7 @@ async fn work_on(paths: &Paths, name: &str, work: impl FnOnce(&Path) -> Result<(
 /// the sandbox claimed.
 pub(super) fn prepare(path: &Path, bytes: u64) -> Result<()> {
     if !path.exists() {
+        remove_half_made(path);
         return viv_image::make_disk(path, bytes).map_err(adopt);
     }
     let disk = lock(path)?;
@@ -126,11 +127,21 @@ pub(super) fn prepare(path: &Path, bytes: u64) -> Result<()> {
     match viv_image::disk_condition(&disk).map_err(failed())? {
         DiskCondition::Clean => Ok(()),
         DiskCondition::Unclean => viv_image::check_disk(path, DiskCheck::Mend).map_err(damaged(&name)),
-        DiskCondition::NotExt4 => Err(Error::new(
-            ErrorKind::DiskDamaged,
-            format!("{} holds no ext4 file system", path.display()),
-        )
-        .hint(format!("viv disk discard {name}, which loses what was on it"))),
+        DiskCondition::NotExt4 => {
+            Err(Error::new(ErrorKind::DiskDamaged, format!("{} holds no ext4 file system", path.display()))
+                .hint(format!("viv disk discard {name}, which loses what was on it")))
+        }
+    }
+}
+
+/// A maker that was killed leaves its file, under a name of its own.
+fn remove_half_made(path: &Path) {
+    let siblings = path.parent().and_then(|directory| directory.read_dir().ok());
+    for sibling in siblings.into_iter().flatten().flatten() {
+        if sibling.file_name().as_encoded_bytes().starts_with(viv_image::HALF_MADE_DISK.as_bytes()) {
+            // Tried again the next time.
+            let _ = std::fs::remove_file(sibling.path());
+        }
     }
 }
 

@@ -212,8 +212,7 @@ impl<M: Machines> Life<M> {
                     started_at_unix_ms: now_unix_ms(),
                 };
                 let on_create_done = had_disk && seen.document.on_create_done;
-                let document =
-                    Document { state, machine: Some(machine), ended: None, on_create_done, ..seen.document };
+                let document = Document { state, machine: Some(machine), ended: None, on_create_done, ..seen.document };
                 self.store.write(&held, name, &document)?;
                 Ok(Some(Claimed::Mine(busy, !on_create_done)))
             }
@@ -453,16 +452,12 @@ impl<M: Machines> Life<M> {
     }
 
     fn fact_of(&self, name: &str, state: State, record: &Record) -> Fact {
-        let is_being_made = matches!(state, State::Starting | State::Stopping);
         match record.state {
             RunState::Stopping => Fact::Ends,
             RunState::Starting => Fact::Starts,
-            _ if is_being_made && self.store.is_busy(name) => match state {
-                State::Stopping => Fact::Ends,
-                _ => Fact::Starts,
-            },
-            // Who made it is gone before it was settled, which its monitor is about to notice.
-            _ if state == State::Starting => Fact::Ends,
+            // Not settled: either someone is about to, or was and is gone, which its monitor is about to notice.
+            _ if !record.detached && state != State::Stopping && self.store.is_busy(name) => Fact::Starts,
+            _ if !record.detached => Fact::Ends,
             RunState::Running => Fact::Runs,
             RunState::Paused => Fact::StandsStill,
         }
@@ -499,11 +494,7 @@ impl<M: Machines> Life<M> {
             return Ok(());
         }
         // How its monitor saw it comes first.
-        let ending = self.store.told(&held, name, id).unwrap_or(Ending {
-            at_unix_ms: now_unix_ms(),
-            reason,
-            message,
-        });
+        let ending = self.store.told(&held, name, id).unwrap_or(Ending { at_unix_ms: now_unix_ms(), reason, message });
         let state = observe(document.state, Fact::Gone(ending.reason));
         self.store.write(&held, name, &Document { state, ended: Some(ending), ..document })
     }

@@ -31,8 +31,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use disk::{DiskUse, discard_disk, disk_of, disk_path, resize_disk, trim_disk};
 pub(crate) use disk::open_kept;
+pub use disk::{DiskUse, discard_disk, disk_of, disk_path, resize_disk, trim_disk};
 pub(crate) use host::boot_id;
 pub(crate) use place::Place;
 pub use state::{Answer, EndReason, Request, State, request};
@@ -185,12 +185,7 @@ pub fn create(paths: &Paths, new: &NewNamed) -> Result<Named> {
 /// # Errors
 /// [`crate::ErrorKind::WrongState`] if it is paused, [`crate::ErrorKind::DiskDamaged`] and
 /// [`crate::ErrorKind::DiskInUse`] for its disk, and as [`crate::start`].
-pub async fn start(
-    paths: &Paths,
-    name: &str,
-    request: StartRequest,
-    on_event: impl FnMut(&Event),
-) -> Result<Started> {
+pub async fn start(paths: &Paths, name: &str, request: StartRequest, on_event: impl FnMut(&Event)) -> Result<Started> {
     let spec = &request.plan.spec;
     let kept = spec.persistent_disk.clone().map(|disk| (disk, spec.disk_bytes));
     let claim = Claim { id: spec.id.clone(), keeps_disk: kept.is_some() };

@@ -193,7 +193,9 @@ fn is_hidden(path: &Path) -> bool {
 
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |facts: fs::Metadata| (facts.dev(), facts.ino());
-    matches!((file.metadata(), fs::metadata(path)), (Ok(ours), Ok(theirs)) if identity(ours) == identity(theirs))
+    let ours = file.metadata().map(identity);
+    let theirs = fs::metadata(path).map(identity);
+    matches!((ours, theirs), (Ok(ours), Ok(theirs)) if ours == theirs)
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod bridge;
 pub mod image;
 mod kernel;
+pub mod life;
 pub mod network;
 pub mod nix;
 mod run;
@@ -83,20 +84,52 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// Run a command, or a shell, in a running sandbox
     Exec(ExecArguments),
+    /// Bring up a sandbox that stays: the one viv.toml describes, or those you name
+    Up(life::UpArguments),
+    /// Stop sandboxes and remove what is not kept of them
+    Down(life::DownArguments),
     /// List running sandboxes
     Ps(PsArguments),
+    /// Start sandboxes that were up before
+    Start(life::StartArguments),
     /// Stop sandboxes: their shares are flushed, then they are powered off
     #[command(after_help = "\
 Examples:
   viv stop review
-  viv stop --all")]
-    Stop(TargetArguments),
+  viv stop --all
+
+Those of `viv up` are kept for `viv start`, with what `persist` keeps; those of `viv run` are gone.")]
+    Stop(life::TargetArguments),
     /// Kill sandboxes at once
     #[command(after_help = "\
 Examples:
   viv kill 3f2a                  at once; what the sandbox had not yet written is lost
   viv kill --all")]
-    Kill(TargetArguments),
+    Kill(life::TargetArguments),
+    /// Stop sandboxes and start them again
+    Restart(life::RestartArguments),
+    /// Make sandboxes stand still: they take no processor time, and keep their memory
+    #[command(after_help = "\
+Examples:
+  viv pause web
+  viv pause web db && viv ps")]
+    Pause(life::NameArguments),
+    /// Let sandboxes go on, their clocks set right
+    #[command(after_help = "\
+Examples:
+  viv resume web")]
+    Resume(life::NameArguments),
+    /// Wait until sandboxes have stopped, or run
+    Wait(life::WaitArguments),
+    /// Remove sandboxes, with all they had but the project
+    Rm(life::RemoveArguments),
+    /// Give a sandbox another name
+    Rename(life::RenameArguments),
+    /// Show everything about sandboxes, as JSON
+    Inspect(life::InspectArguments),
+    /// List, trim, resize and discard the disks that sandboxes keep
+    #[command(subcommand)]
+    Disk(life::DiskCommand),
     /// Build a kernel that boots faster, and choose among kernels
     Kernel(KernelArguments),
     /// Make, fetch, list and remove images and the layers of packages over them
@@ -158,26 +191,19 @@ pub struct ExecArguments {
 #[command(after_help = "\
 Examples:
   viv ps
+  viv ps --all                   those of `viv up` that are stopped, too
   viv ps --json | jq -r '.[].id'
   viv ps --json | jq '.[].memory.pss_bytes'
 
-MEMORY is what the sandbox may use, MEMORY USED what all its processes take of this machine's memory
+AGE is since a sandbox was started, or since it ended. MEMORY is what it may use, MEMORY USED what all its processes take of this machine's memory
 now (PSS); \"?\" if the kernel does not say.")]
 pub struct PsArguments {
+    /// Those that have stopped, too
+    #[arg(short, long)]
+    pub all: bool,
     /// Print an array of JSON objects
     #[arg(long)]
     pub json: bool,
-}
-
-/// Which sandboxes.
-#[derive(Debug, Args)]
-pub struct TargetArguments {
-    /// Ids, unique beginnings of ids, or names
-    #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
-    pub sandboxes: Vec<String>,
-    /// Every running sandbox of yours
-    #[arg(long)]
-    pub all: bool,
 }
 
 /// `viv doctor`

@@ -6,7 +6,8 @@ use std::time::Duration;
 use viv_net::spec::Keys;
 use viv_proto::message::{Exec, Secret};
 use viv_sandbox::{
-    AgentHome, AgentStart, Event, ExecSession, Holdings, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox, StartRequest, Warning, Way,
+    AgentHome, AgentStart, Event, ExecSession, Holdings, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox,
+    StartRequest, Warning, Way,
 };
 
 use super::prepare::{self, Asked, Held};

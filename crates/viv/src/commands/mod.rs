@@ -9,6 +9,7 @@ pub mod exec;
 pub mod image;
 pub mod kernel;
 mod launch;
+pub mod life;
 pub mod manage;
 pub mod net;
 mod nix;

@@ -8,7 +8,7 @@ use viv_sandbox::{Event, NetworkSpec, Paths, Sandbox};
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
-use super::launch::{self, Launch, Later, Wish};
+use super::launch::{self, Later, Launch, Wish};
 use super::prepare::Asked;
 use super::{Limits, block_on, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};

@@ -19,7 +19,7 @@ use crate::terminal::raw;
 use crate::timing::Span;
 use clean::{clean, clean_lines};
 
-pub use progress::ProgressReporter;
+pub use progress::{ProgressReporter, Waiting};
 
 /// How and how much is said.
 #[derive(Debug)]

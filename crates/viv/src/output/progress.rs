@@ -59,7 +59,7 @@ impl Progress for ProgressReporter<'_> {
         match event {
             ProgressEvent::Started { what } => {
                 if self.printer.draws_progress() {
-                    current.bar = Some(spinner(&what));
+                    current.bar = Some(spinner(&format!("making {what}")));
                 }
                 current.since = Some(Instant::now());
                 what.clone_into(&mut current.what);
@@ -104,10 +104,34 @@ impl Progress for ProgressReporter<'_> {
     }
 }
 
+/// A line that moves while something is waited for, where someone watches; gone once that is over.
+pub struct Waiting(Option<ProgressBar>);
+
+impl Waiting {
+    /// It is waited for what `what` says, such as `starting web`.
+    #[must_use]
+    pub fn begin(printer: &Printer, what: &str) -> Self {
+        Self(printer.draws_progress().then(|| spinner(what)))
+    }
+
+    /// It has come.
+    pub fn end(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// What varies in length comes last, and is cut at the terminal's edge.
 fn spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {elapsed:>4} {wide_msg}"));
-    bar.set_message(clean(&format!("making {what}")).into_owned());
+    bar.set_message(clean(what).into_owned());
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }

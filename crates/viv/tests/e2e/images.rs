@@ -185,6 +185,8 @@ impl<'a> Stack<'a> {
             keys: Default::default(),
             withheld: vec![],
             holdings: Default::default(),
+            detached: false,
+            place: None,
         };
         let started = self.runtime.block_on(viv_sandbox::start(request, |event| {
             if let Event::Starting(begun) = event {

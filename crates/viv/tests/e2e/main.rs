@@ -25,6 +25,7 @@ mod layers;
 #[path = "../../../viv-image/tests/oci/layout.rs"]
 #[expect(dead_code, reason = "not all that an image can have is in those made here")]
 mod layout;
+mod life;
 mod locks;
 #[path = "../../../viv-net/tests/netns/mod.rs"]
 mod netns;
