@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "viv",
         &[
+            "viv-archive",
             "viv-error",
             "viv-image",
             "viv-link",
@@ -24,12 +25,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "viv-workspace",
         ],
     ),
-    ("viv-sandbox", &["viv-error", "viv-image", "viv-link", "viv-net", "viv-proto", "viv-shares", "viv-vmm"]),
+    (
+        "viv-sandbox",
+        &["viv-archive", "viv-error", "viv-image", "viv-link", "viv-net", "viv-proto", "viv-shares", "viv-vmm"],
+    ),
     ("viv-vmm", &["viv-error", "viv-link", "viv-proto"]),
     ("viv-image", &["viv-error"]),
     ("viv-net", &["viv-error", "viv-proto", "viv-testkit"]),
     ("viv-shares", &["viv-error"]),
-    ("viv-guest", &["viv-error", "viv-link", "viv-proto"]),
+    ("viv-archive", &["viv-error", "viv-proto"]),
+    ("viv-guest", &["viv-archive", "viv-error", "viv-link", "viv-proto"]),
     ("viv-workspace", &["viv-error"]),
     ("viv-link", &["viv-proto"]),
     ("viv-proto", &[]),

@@ -51,6 +51,7 @@ pub use change::Change;
 pub use diff::{Chosen, Diff, FileChange, Kind, Selection};
 pub use entry::{Digest, Node, Stat};
 pub use error::{Error, ErrorKind, Result};
+pub use ignored::Rules;
 pub use path::{PathProblem, TreePath};
 pub use record::Recorded;
 pub use states::{Found, Mode, Sandbox, find, list};
