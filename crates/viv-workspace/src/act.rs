@@ -75,7 +75,7 @@ impl Store {
                 let mut operation = session.operation(id, Reason::Reject);
                 let mut outcomes = Outcomes::default();
                 for (file, chosen) in &selection.0 {
-                    if file.parts().iter().any(|(path, old, _)| base.node(path) != old.as_ref()) {
+                    if is_stale(file, chosen, &base, None) {
                         outcomes.is(file, FileOutcome::Stale);
                         continue;
                     }
@@ -131,6 +131,15 @@ impl Store {
         let reason = if mode == Mode::Clone { Reason::Accept } else { Reason::Redo };
         session.take_back(id, &[Reason::Undo, Reason::Reject], reason)
     }
+}
+
+/// Whether what is to be rejected has become another change. Hunks are of two texts that are kept, so for them the
+/// base may have moved, by others of the file that were accepted.
+fn is_stale(file: &FileChange, chosen: &Chosen, base: &Manifest, result: Option<&Manifest>) -> bool {
+    file.parts().iter().any(|(path, old, new)| {
+        (*chosen == Chosen::Whole && base.node(path) != old.as_ref())
+            || result.is_some_and(|result| result.node(path) != new.as_ref())
+    })
 }
 
 /// Outcomes of changes, each of which may be steps at several paths.
@@ -206,7 +215,7 @@ impl Session {
         let mut needed = Vec::new();
         for step in steps {
             let found = self.look(&step.path)?;
-            match standing(&found, &step.before, &step.after) {
+            match standing(&found, &step.before, &step.after, operation.reason) {
                 Standing::After => {}
                 Standing::Before if matches!(step.after, Some(Node::Large { .. })) => {
                     outcomes.is(file, FileOutcome::Failed("its content was not kept".to_owned()));
@@ -271,13 +280,10 @@ impl Session {
     /// In clone mode: drops changes from the result, and remembers them in case they are told again.
     fn drop_changes(&mut self, id: &str, base: &Manifest, selection: &Selection) -> Result<Outcome> {
         let mut result = self.manifest(id, "result")?;
-        let mut rejected: Manifest = self.load(self.state(id, "rejected")?)?.unwrap_or_default();
+        let mut rejected = self.rejected(id)?;
         let mut outcome = Outcome::default();
         for (file, chosen) in &selection.0 {
-            let stale = file
-                .parts()
-                .iter()
-                .any(|(path, old, new)| base.node(path) != old.as_ref() || result.node(path) != new.as_ref());
+            let stale = is_stale(file, chosen, base, Some(&result));
             if stale {
                 outcome.files.push((file.path.clone(), FileOutcome::Stale));
                 continue;
@@ -286,7 +292,7 @@ impl Session {
                 Chosen::Whole => {
                     for (path, old, new) in file.parts() {
                         result.set(&path, old);
-                        rejected.set(&path, new);
+                        rejected.insert(path, new);
                     }
                 }
                 Chosen::Hunks(_) => {
@@ -297,7 +303,7 @@ impl Session {
             }
             outcome.files.push((file.path.clone(), FileOutcome::Done));
         }
-        self.save(id, "rejected", &rejected)?;
+        write_whole(&self.directory.join(self.state(id, "rejected")?), &encode(&rejected)?, true)?;
         self.save(id, "result", &result)?;
         Ok(outcome)
     }

@@ -9,7 +9,7 @@ use std::io;
 use crate::beneath::{Beneath, Found};
 use crate::blobs::Blobs;
 use crate::entry::Node;
-use crate::operation::{Operation, Standing, Step, standing};
+use crate::operation::{Operation, Reason, Standing, Step, standing};
 use crate::{Limits, TreePath, fault, view};
 
 /// What became of a file that something was to be done to.
@@ -61,7 +61,7 @@ pub(crate) fn steps(root: &Beneath, blobs: &mut Blobs, operation: &Operation, li
     for (number, step) in operation.steps.iter().enumerate() {
         let temporary = operation.temporary(number);
         fault::point();
-        outcomes.push(match one(root, blobs, step, &temporary, limits) {
+        outcomes.push(match one(root, blobs, step, operation.reason, &temporary, limits) {
             Ok(outcome) => outcome,
             Err(error) => FileOutcome::Failed(error.to_string()),
         });
@@ -71,10 +71,17 @@ pub(crate) fn steps(root: &Beneath, blobs: &mut Blobs, operation: &Operation, li
     outcomes
 }
 
-fn one(root: &Beneath, blobs: &mut Blobs, step: &Step, temporary: &str, limits: &Limits) -> io::Result<FileOutcome> {
+fn one(
+    root: &Beneath,
+    blobs: &mut Blobs,
+    step: &Step,
+    reason: Reason,
+    temporary: &str,
+    limits: &Limits,
+) -> io::Result<FileOutcome> {
     root.remove_temporary(&step.path, temporary);
     let found = root.look(&step.path, limits)?;
-    match standing(&found, &step.before, &step.after) {
+    match standing(&found, &step.before, &step.after, reason) {
         Standing::After => return Ok(FileOutcome::AlreadyThere),
         Standing::Neither => return Ok(FileOutcome::Diverged),
         Standing::Before => {}
@@ -83,11 +90,12 @@ fn one(root: &Beneath, blobs: &mut Blobs, step: &Step, temporary: &str, limits: 
         None => root.remove(&step.path)?,
         Some(Node::Large { .. }) => return Ok(FileOutcome::Failed("its content was not kept".to_owned())),
         Some(node) => {
-            if matches!(found, Found::Directory) {
+            if matches!(found, Found::Directory) && root.remove_empty(&step.path).is_err() {
                 return Ok(FileOutcome::Failed("a directory is in its place".to_owned()));
             }
             let content = view::content(blobs, &step.after).map_err(io::Error::other)?;
-            root.write(&step.path, node, &content, temporary, step.before.is_none())?;
+            let new = matches!(found, Found::Nothing | Found::Directory);
+            root.write(&step.path, node, &content, temporary, new)?;
         }
     }
     fault::point();

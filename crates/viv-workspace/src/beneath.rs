@@ -188,6 +188,12 @@ impl Beneath {
         Ok(())
     }
 
+    /// Removes the directory at `path` if it is empty.
+    pub(crate) fn remove_empty(&self, path: &TreePath) -> io::Result<()> {
+        let parent = self.directory(path.parent().map_or(Path::new(""), as_path))?;
+        Ok(rustix::fs::unlinkat(&parent.0, path.name(), AtFlags::REMOVEDIR)?)
+    }
+
     /// Removes what an interrupted [`Beneath::write`] to `path` may have left.
     pub(crate) fn remove_temporary(&self, path: &TreePath, temporary: &str) {
         if let Ok(parent) = self.directory(path.parent().map_or(Path::new(""), as_path)) {

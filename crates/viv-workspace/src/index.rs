@@ -11,8 +11,10 @@ const MOST_ENTRIES: u32 = 2_000_000;
 /// The fixed part of an entry without the object's name: times, device, inode, mode, owner, size.
 const STAT_BYTES: usize = 40;
 
-/// The paths an index names, those of other repositories left out; none if it cannot be read.
-pub(crate) fn tracked(bytes: &[u8]) -> Option<Vec<TreePath>> {
+/// The paths that an index of git's names, those of other repositories left out; none if it cannot be read, as one
+/// that is split. Versions 2 to 4, with SHA-1 or SHA-256; at most 2,000,000 entries.
+#[must_use]
+pub fn tracked(bytes: &[u8]) -> Option<Vec<TreePath>> {
     // Which hash the repository uses is said elsewhere; the wrong one soon leads nowhere.
     parse(bytes, 20).or_else(|| parse(bytes, 32))
 }

@@ -42,6 +42,8 @@ mod record;
 mod rename;
 mod states;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
 mod walk;
 
@@ -51,6 +53,7 @@ pub use change::Change;
 pub use diff::{Chosen, Diff, FileChange, Kind, Selection};
 pub use entry::{Digest, Node, Stat};
 pub use error::{Error, ErrorKind, Result};
+pub use index::tracked;
 pub use ignored::Rules;
 pub use path::{PathProblem, TreePath};
 pub use record::Recorded;

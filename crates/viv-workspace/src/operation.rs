@@ -95,12 +95,14 @@ pub(crate) enum Standing {
     Neither,
 }
 
-/// How what was found stands to what was and what is to be.
-pub(crate) fn standing(found: &Found, before: &Option<Node>, after: &Option<Node>) -> Standing {
+/// How what was found stands to what was and what is to be. FIFOs, sockets and devices hold nothing that could be
+/// lost: they are nothing to what brings a state back, and somebody's to what is new.
+pub(crate) fn standing(found: &Found, before: &Option<Node>, after: &Option<Node>, reason: Reason) -> Standing {
     let is = |wanted: &Option<Node>| match (found, wanted) {
         (Found::Node(found, _), Some(wanted)) => found == wanted,
         // A directory may yet be emptied by another step, and goes then.
         (Found::Nothing | Found::Directory, None) => true,
+        (Found::Other, None) => reason != Reason::Accept,
         _ => false,
     };
     if is(after) {

@@ -252,18 +252,23 @@ impl Session {
     /// Removes the oldest states over the limit, and contents that no state has.
     fn prune(&mut self, before: &[About], new: &str) -> Result<()> {
         let others = before.iter().filter(|about| about.id != new);
-        for about in others.skip(self.limits.states.saturating_sub(1)) {
-            let directory = self.directory.join("states").join(&about.id);
+        let kept: BTreeSet<&str> =
+            others.take(self.limits.states.saturating_sub(1)).map(|about| about.id.as_str()).chain([new]).collect();
+        let states = self.directory.join("states");
+        let entries = std::fs::read_dir(&states).map_err(failed_to(format!("{} cannot be read", states.display())))?;
+        // Those that were never finished among them.
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_none_or(|id| !kept.contains(id))) {
             // Without it there is no state, whatever else of it stays.
-            let _ = std::fs::remove_file(directory.join("about"));
-            let _ = std::fs::remove_dir_all(directory);
+            let _ = std::fs::remove_file(entry.path().join("about"));
+            let _ = std::fs::remove_dir_all(entry.path());
         }
         let mut used: BTreeSet<Digest> = BTreeSet::new();
         for about in self.states()? {
-            for which in ["start", "base", "result", "rejected"] {
+            for which in ["start", "base", "result"] {
                 let manifest: Option<Manifest> = self.load(self.state(&about.id, which)?)?;
                 used.extend(manifest.unwrap_or_default().entries.values().filter_map(|entry| entry.node.digest()));
             }
+            used.extend(self.rejected(&about.id)?.into_values().flatten().filter_map(|node| node.digest()));
             let operations: Option<Vec<Operation>> = self.load(self.state(&about.id, "operations")?)?;
             used.extend(
                 operations

@@ -1,5 +1,6 @@
 //! The private store of a workspace.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -12,12 +13,12 @@ use crate::apply::Outcome;
 use crate::beneath::Beneath;
 use crate::blobs::{Blobs, digest_of, write_whole};
 use crate::diff::{Diff, FileChange};
-use crate::entry::{Manifest, decode};
+use crate::entry::{Manifest, Node, decode};
 use crate::error::io;
 use crate::operation::Operation;
 use crate::states::{About, Mode, WORKSPACE, states, stores};
 use crate::view::{View, view};
-use crate::{Error, ErrorKind, Limits, Result, diff, rename};
+use crate::{Error, ErrorKind, Limits, Result, TreePath, diff, rename};
 
 /// What is kept of a workspace, for each sandbox that worked on it.
 ///
@@ -121,9 +122,10 @@ impl Store {
 
     fn enter(&self) -> Result<(Session, Option<Outcome>)> {
         let failed = || io(format!("{} cannot be used", self.directory.display()));
-        let lock = File::options().create(true).truncate(false).write(true).mode(0o600);
-        let lock = lock.clone().open(self.directory.join("lock")).map_err(failed())?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(failed())?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let lock = options.open(self.directory.join("lock")).map_err(failed())?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed()(error.into()))?;
         let root = Beneath::open(&self.workspace)
             .map_err(io(format!("the workspace {} cannot be opened", self.workspace.display())))?;
         let blobs = Blobs::open(&self.directory.join("segments"))?;
@@ -169,6 +171,11 @@ impl Session {
         states(&self.directory)
     }
 
+    /// What was rejected of a copy, and is not shown again: at each path what the sandbox had there.
+    pub(crate) fn rejected(&self, id: &str) -> Result<BTreeMap<TreePath, Option<Node>>> {
+        Ok(self.load(self.state(id, "rejected")?)?.unwrap_or_default())
+    }
+
     /// As [`Store::diff`].
     pub(crate) fn diff(&mut self, id: &str) -> Result<Diff> {
         let about = self.about(id)?;
@@ -180,9 +187,9 @@ impl Session {
             }
             Mode::Clone => (self.manifest(id, "result")?, self.load(self.state(id, "notes")?)?.unwrap_or_default()),
         };
-        let rejected: Manifest = self.load(self.state(id, "rejected")?)?.unwrap_or_default();
+        let rejected = self.rejected(id)?;
         let mut files = diff::compare(&base, &result);
-        files.retain(|file| file.new.is_none() || rejected.node(&file.path) != file.new.as_ref());
+        files.retain(|file| rejected.get(&file.path) != Some(&file.new));
         let files = rename::detect(files, |digest| self.blobs.get(digest).ok());
         Ok(Diff { files, notes })
     }

@@ -66,8 +66,9 @@ impl Walker<'_> {
         if !path.is_empty() && names.iter().any(|listed| listed.git) {
             self.walked.notes.repository(path);
         }
-        let own = match here.read(as_path(b".gitignore"), LONGEST_RULES_BYTES) {
-            Ok(Some(content)) if !ignored => Some(rules.with(path, &content.bytes)),
+        let has_rules = !ignored && names.iter().any(|listed| listed.name == b".gitignore");
+        let own = match has_rules.then(|| here.read(as_path(b".gitignore"), LONGEST_RULES_BYTES)) {
+            Some(Ok(Some(content))) => Some(rules.with(path, &content.bytes)),
             _ => None,
         };
         let rules = own.as_ref().unwrap_or(rules);

@@ -10,7 +10,7 @@ use viv_error::Report;
 use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command};
 use crate::commands::life::{self, Verb};
-use crate::commands::{agent, doctor, exec, image, kernel, manage, net, print, run, template};
+use crate::commands::{agent, copy, doctor, exec, image, kernel, manage, net, print, run, sync, template};
 use crate::doctor::probe;
 use crate::error::Failure;
 use crate::exit_code;
@@ -55,6 +55,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Rename(arguments) => arguments.output.json,
         Command::Inspect(arguments) => arguments.json,
         Command::Disk(command) => command.is_json(),
+        Command::Cp(arguments) => arguments.json,
+        Command::Sync(arguments) => arguments.json,
         Command::Ps(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
         Command::Image(command) => command.is_json(),
@@ -70,6 +72,8 @@ fn dispatch(cli: &Cli) -> u8 {
     let result = match &cli.command {
         Command::Run(arguments) => run::run(arguments, &printer),
         Command::Exec(arguments) => exec::exec(arguments, &printer),
+        Command::Cp(arguments) => copy::copy(arguments, &printer),
+        Command::Sync(arguments) => sync::sync(arguments, &printer),
         Command::Ps(arguments) => manage::ps(arguments),
         Command::Up(arguments) => life::up::up(arguments, &printer),
         Command::Down(arguments) => life::machine::down(arguments, &printer),

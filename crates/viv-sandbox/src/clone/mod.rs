@@ -19,6 +19,8 @@ mod git_directory;
 mod listing;
 mod repository;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::fs::{DirBuilder, File};

@@ -23,12 +23,10 @@ const MOST_NESTED: usize = 8;
 /// git's mode of a submodule, as `ls-files --stage` writes it.
 const SUBMODULE: &[u8] = b"160000 ";
 
-/// What is copied of a workspace that is a repository: the paths of files and links, and what was left out.
+/// What is copied of a workspace that is a repository: the paths of files and links.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
     pub(super) paths: BTreeSet<Vec<u8>>,
-    /// Names that a copy cannot have.
-    refused: u64,
 }
 
 /// The files that git knows and, with `untracked`, those that it would add.
@@ -76,10 +74,10 @@ fn collect(workspace: &Path, prefix: &[u8], untracked: bool, depth: usize, selec
 
 impl Selection {
     fn add(&mut self, path: Vec<u8>) -> Result<()> {
-        if check_path(&path).is_err() {
-            self.refused += 1;
-            return Ok(());
-        }
+        check_path(&path).map_err(|why| {
+            let shown = String::from_utf8_lossy(&path).escape_debug().to_string();
+            Error::new(ErrorKind::Repository, format!("{shown} of the workspace cannot be copied: {why}"))
+        })?;
         self.paths.insert(path);
         if self.paths.len() > MOST_FILES {
             return Err(Error::new(
@@ -110,18 +108,26 @@ pub(super) async fn bring(
     let place = crate::plan::utf8(workspace)?.to_owned();
     let workspace = workspace.to_owned();
     files
-        .put(&place, true, on_progress, move |packer| {
-            let root = Directory::open(&workspace).map_err(io("the workspace cannot be opened"))?;
-            match &repository {
-                None => packer.contents(&root, b"").map_err(adopt),
-                Some(repository) => {
-                    let selection = select(&workspace, untracked)?;
-                    send_files(packer, &root, &selection.paths)?;
-                    send_git(packer, repository)
-                }
-            }
-        })
+        .put(&place, true, on_progress, move |packer| send(packer, &workspace, repository.as_ref(), untracked))
         .await
+}
+
+/// Sends all that a copy has.
+pub(super) fn send<W: std::io::Write>(
+    packer: &mut Packer<'_, W>,
+    workspace: &Path,
+    repository: Option<&Repository>,
+    untracked: bool,
+) -> Result<()> {
+    let root = Directory::open(workspace).map_err(io("the workspace cannot be opened"))?;
+    match repository {
+        None => packer.contents(&root, b"").map_err(adopt),
+        Some(repository) => {
+            let selection = select(workspace, untracked)?;
+            send_files(packer, &root, &selection.paths)?;
+            send_git(packer, repository)
+        }
+    }
 }
 
 fn send_files<W: std::io::Write>(

@@ -2,12 +2,14 @@
 
 pub mod agent;
 pub mod bridge;
+mod copy;
 pub mod image;
 mod kernel;
 pub mod life;
 pub mod network;
 pub mod nix;
 mod run;
+mod sync;
 mod template;
 mod workspace;
 
@@ -20,8 +22,10 @@ use clap_complete::Shell;
 use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
+pub use copy::CopyArguments;
 pub use kernel::{KernelArguments, KernelBuildArguments, KernelCommand};
 pub use run::{MachineArguments, RunArguments};
+pub use sync::SyncArguments;
 pub use template::{BuildArguments, ListArguments, PruneArguments, RemoveArguments, TemplateCommand};
 
 const STYLES: Styles = Styles::styled()
@@ -88,6 +92,10 @@ pub enum Command {
     Up(life::UpArguments),
     /// Stop sandboxes and remove what is not kept of them
     Down(life::DownArguments),
+    /// Copy files and directories to or from a running sandbox
+    Cp(CopyArguments),
+    /// Fetch commits and ignored files of a sandbox that works on a copy
+    Sync(SyncArguments),
     /// List running sandboxes
     Ps(PsArguments),
     /// Start sandboxes that were up before

@@ -2,6 +2,8 @@
 
 pub mod agent;
 mod bridge;
+pub mod clone;
+pub mod copy;
 mod denials;
 pub mod doctor;
 mod dry_run;
@@ -16,6 +18,7 @@ mod nix;
 mod prepare;
 pub mod print;
 pub mod run;
+pub mod sync;
 pub mod template;
 
 use std::future::Future;

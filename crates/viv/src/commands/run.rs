@@ -10,7 +10,7 @@ use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::launch::{self, Later, Launch, Wish};
 use super::prepare::Asked;
-use super::{Limits, block_on, conclude, ending_signal};
+use super::{Limits, block_on, clone, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::cli::RunArguments;
 use crate::devcontainer::SetupCommand;
@@ -108,8 +108,8 @@ async fn run_in_sandbox(
 ) -> Result<Ran, Failure> {
     let Program { takes_input, deploy_key, began } = program;
     // What the machine is made from stays where it is until it is gone.
-    let Launch { resolved, request: start, secrets, mut later, held: _held } = launch;
-    let Resolved { mut exec, setup, timeout, .. } = resolved;
+    let Launch { resolved, request: start, secrets, repository, mut later, held: _held } = launch;
+    let Resolved { mut exec, setup, timeout, sandbox: spec, .. } = resolved;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -118,7 +118,6 @@ async fn run_in_sandbox(
         // A size that changes from here on is told to the program as it runs.
         exec.terminal = Some(terminal::size());
     }
-    let spec = &start.plan.spec;
     let id = spec.id.clone();
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
@@ -134,6 +133,10 @@ async fn run_in_sandbox(
     printer.timing("the sandbox is up", start_began.elapsed());
     clock.mark("ready");
     launch::hand_over(&sandbox, &secrets, deploy_key, printer).await?;
+    let copy = tokio::select! {
+        copy = clone::begin(&sandbox, &spec, repository, &paths, printer) => copy?,
+        number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+    };
     drop(secrets);
     let denials = Denials::new(&paths, &id, printer);
 
@@ -165,6 +168,18 @@ async fn run_in_sandbox(
     timings.program_ms = milliseconds(program_began.elapsed());
     clock.mark(if outcome.is_ok() { "program ended" } else { "program refused" });
 
+    let taken = match &copy {
+        // A sandbox that is lost has taken its copy along.
+        Some(copy) if !matches!(outcome, Err(_) | Ok((End::Lost(_) | End::Disconnected(_), _))) => tokio::select! {
+            taken = clone::finish(copy, &spec, &paths, printer) => taken,
+            number = ending_signal(&mut signals) => Err(Failure::quiet(exit_code::of_signal(number))),
+        },
+        _ => Ok(()),
+    };
+    if let Some(copy) = &copy {
+        copy.forget();
+    }
+
     let stop_began = Instant::now();
     let settled = matches!(&outcome, Ok((End::Exited(report), _)) if report.settled);
     let mut stopped = stop(sandbox, settled, &mut signals).await;
@@ -184,7 +199,7 @@ async fn run_in_sandbox(
     let (end, first_output) = outcome?;
     timings.first_output_ms = first_output;
     let code = conclude(&end, printer, limits)?;
-    if let Err(failure) = stopped {
+    if let Err(failure) = taken.and(stopped) {
         if failure.report.is_none() {
             return Err(failure);
         }

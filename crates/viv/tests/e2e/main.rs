@@ -11,6 +11,7 @@ mod agents;
 mod archive;
 mod canaries;
 mod clock;
+mod clone;
 mod devcontainer;
 mod devices;
 mod exhaustion;
