@@ -74,9 +74,13 @@ fn look(path: &Path) -> PathFacts {
 }
 
 /// Does it, and says how it went.
-fn report(wanted: &Archive, user: &User, incoming: Incoming, outgoing: Outgoing) -> Vec<u8> {
+fn report(wanted: &Archive, user: &User, mut incoming: Incoming, outgoing: Outgoing) -> Vec<u8> {
     let mut carried = Carried::default();
-    let done = carry(wanted, user, incoming, outgoing, &mut carried);
+    let done = carry(wanted, user, &mut incoming, outgoing, &mut carried);
+    if done.is_ok() {
+        // The host has said all it had to say before it hears that it went well. If it is gone, nobody hears it.
+        let _ = std::io::copy(&mut incoming, &mut std::io::sink());
+    }
     let Carried { entries, bytes, skipped } = carried;
     let failure = done.err().map(|error| failure(&error));
     // A report of numbers and text always has a JSON form.

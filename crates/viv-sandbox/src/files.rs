@@ -64,7 +64,12 @@ impl Files {
         K: Kind,
     {
         let wanted = Archive::Get { path: path.to_owned(), follow };
-        self.operate(&wanted, |incoming, _outgoing| receive(&mut RecordReader::new(incoming)).map_err(adopt)).await
+        let work = |incoming, outgoing| {
+            // There is nothing to say.
+            drop::<Outgoing>(outgoing);
+            receive(&mut RecordReader::new(incoming)).map_err(adopt)
+        };
+        self.operate(&wanted, work).await
     }
 
     /// Has `receive` take those files of a directory inside that have these paths, relative to it, in their order.
@@ -108,7 +113,12 @@ impl Files {
         K: Kind,
     {
         let wanted = Archive::List { directory: directory.to_owned() };
-        self.operate(&wanted, |incoming, _outgoing| receive(&mut RecordReader::new(incoming)).map_err(adopt)).await
+        let work = |incoming, outgoing| {
+            // There is nothing to say.
+            drop::<Outgoing>(outgoing);
+            receive(&mut RecordReader::new(incoming)).map_err(adopt)
+        };
+        self.operate(&wanted, work).await
     }
 
     async fn operate<T, W>(&self, wanted: &Archive, work: W) -> Result<T>
