@@ -128,7 +128,8 @@ impl Files {
     {
         let mut stream = connect(&self.0, CONTROL_PORT).await?;
         let (_, rest) = ask(&mut stream, kind::ARCHIVE, wanted).await?;
-        let asked = transfer::ask(&mut stream, &rest, work).await.map_err(io("the sandbox's files were not carried"))?;
+        let asked =
+            transfer::ask(&mut stream, &rest, work).await.map_err(io("the sandbox's files were not carried"))?;
         match asked {
             Asked::Done(value, report) => match failure(&report)? {
                 None => Ok(value),

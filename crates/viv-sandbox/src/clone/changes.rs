@@ -129,7 +129,11 @@ fn try_produce(
     }
 }
 
-fn carry(reader: &mut RecordReader<impl Read>, chunks: &SyncSender<io::Result<Vec<u8>>>, left: &mut u64) -> io::Result<()> {
+fn carry(
+    reader: &mut RecordReader<impl Read>,
+    chunks: &SyncSender<io::Result<Vec<u8>>>,
+    left: &mut u64,
+) -> io::Result<()> {
     loop {
         match reader.next() {
             Ok(Record::Data(bytes)) => {

@@ -58,12 +58,8 @@ pub(super) fn run(mut command: Command) -> Result<Vec<u8>> {
 
 /// The same with something to read.
 pub(super) fn run_with_input(mut command: Command, input: &[u8]) -> Result<Vec<u8>> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(cannot_run)?;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(cannot_run)?;
     let stdin = child.stdin.take();
     let output = std::thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));

@@ -124,7 +124,9 @@ fn configuration(repository: &Repository) -> Result<String> {
         // section.name, or section.anything at all.name
         let (Some((section, _)), Some((before, name))) = (key.split_once('.'), key.rsplit_once('.')) else { return };
         match before.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
-            Some(subsection) => text.push_str(&format!("[{section} {}]\n\t{name} = {}\n", quoted(subsection), quoted(value))),
+            Some(subsection) => {
+                text.push_str(&format!("[{section} {}]\n\t{name} = {}\n", quoted(subsection), quoted(value)))
+            }
             None => text.push_str(&format!("[{section}]\n\t{name} = {}\n", quoted(value))),
         }
     };
@@ -141,13 +143,16 @@ fn configuration(repository: &Repository) -> Result<String> {
     for (key, values) in &settings {
         let Some(value) = values.last() else { continue };
         let of = |section: &str, names: &[&str]| {
-            key.strip_prefix(section).and_then(|rest| rest.rsplit_once('.')).is_some_and(|(_, name)| names.contains(&name))
+            key.strip_prefix(section)
+                .and_then(|rest| rest.rsplit_once('.'))
+                .is_some_and(|(_, name)| names.contains(&name))
         };
         if SETTINGS.contains(&key.as_str()) || key == "user.email" || key == "extensions.partialclone" {
             put(key, value);
         } else if of("remote.", &["url", "pushurl"]) {
             put(key, &without_login(value));
-        } else if of("remote.", &["fetch", "promisor", "partialclonefilter"]) || of("branch.", &["remote", "merge", "rebase"])
+        } else if of("remote.", &["fetch", "promisor", "partialclonefilter"])
+            || of("branch.", &["remote", "merge", "rebase"])
         {
             values.iter().for_each(|value| put(key, value));
         }

@@ -108,9 +108,8 @@ pub(super) fn compare(
             }
         }
         if differences.changed.len() + differences.gone.len() > MOST_CHANGES {
-            return Err(Error::new(ErrorKind::Guest, format!("more than {MOST_CHANGES} files have changed")).hint(
-                "name what is made inside in .gitignore, or take it with viv cp or viv sync --artifacts",
-            ));
+            return Err(Error::new(ErrorKind::Guest, format!("more than {MOST_CHANGES} files have changed"))
+                .hint("name what is made inside in .gitignore, or take it with viv cp or viv sync --artifacts"));
         }
     }
 }
@@ -243,7 +242,8 @@ mod tests {
     fn what_is_new_other_or_gone_is_found() {
         let start = [(".gitignore", 1), ("a", 1), ("b/.gitignore", 1), ("b/-", 1), ("b/kept.o", 1), ("c", 1)];
         assert_eq!(differences(&start, &start).unwrap(), Differences::default());
-        let now = [(".gitignore", 1), ("b/.gitignore", 1), ("b/-", 2), ("b/kept.o", 3), ("b/new.o", 1), ("c", 1), ("d", 1)];
+        let now =
+            [(".gitignore", 1), ("b/.gitignore", 1), ("b/-", 2), ("b/kept.o", 3), ("b/new.o", 1), ("c", 1), ("d", 1)];
         let found = differences(&start, &now).unwrap();
         let names = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>();
         assert_eq!(found.changed, names(&["b/-", "b/kept.o", "d"]), "what is ignored now was tracked before");
@@ -254,7 +254,12 @@ mod tests {
 
     #[test]
     fn names_out_of_order_or_twice_are_refused() {
-        for now in [&[("b", 1), ("a", 1)][..], &[("a", 1), ("a", 1)], &[("a-b", 1), ("a/b", 1)], &[("-", 1), (".gitignore", 1)]] {
+        for now in [
+            &[("b", 1), ("a", 1)][..],
+            &[("a", 1), ("a", 1)],
+            &[("a-b", 1), ("a/b", 1)],
+            &[("-", 1), (".gitignore", 1)],
+        ] {
             assert!(differences(&[], now).is_err(), "{now:?}");
         }
         assert!(differences(&[], &[("a/b", 1), ("a-b", 1)]).is_ok(), "by component");

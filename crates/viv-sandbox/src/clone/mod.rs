@@ -36,7 +36,6 @@ pub use listing::Ignored;
 pub use repository::Repository;
 pub use sync::{Fetched, Sync};
 
-
 use crate::error::io;
 use crate::{Carried, Files, OnProgress, Paths, Result};
 
@@ -134,12 +133,16 @@ impl WorkspaceCopy {
     }
 }
 
-/// Whether git ignores a path of a workspace, relative to it.
+/// Whether git ignores a path of a workspace, relative to it, as a file or as a directory.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Repository`] if git cannot say.
 pub fn is_ignored(workspace: &Path, path: &Path) -> Result<bool> {
-    let arguments: [&std::ffi::OsStr; 4] = ["check-ignore".as_ref(), "-q".as_ref(), "--".as_ref(), path.as_os_str()];
+    // Rules for directories count for one that is not there only if it is written as one.
+    let as_directory = path.join("");
+    let words: [&std::ffi::OsStr; 3] = ["check-ignore".as_ref(), "-q".as_ref(), "--".as_ref()];
+    let arguments: Vec<&std::ffi::OsStr> =
+        words.into_iter().chain([path.as_os_str(), as_directory.as_os_str()]).collect();
     Ok(git::ask(workspace, &arguments)?.is_some())
 }
 

@@ -217,8 +217,10 @@ fn news(workspace: &Path, references: BTreeMap<String, String>) -> Result<BTreeM
     let mut wanted = BTreeMap::new();
     for (branch, commit) in references {
         let own = format!("refs/heads/{branch}");
-        let is_there = ask(workspace, &["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok_and(|told| told.is_some());
-        let is_old = is_there && ask(workspace, &["merge-base", "--is-ancestor", &commit, &own]).is_ok_and(|told| told.is_some());
+        let is_there =
+            ask(workspace, &["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok_and(|told| told.is_some());
+        let is_old = is_there
+            && ask(workspace, &["merge-base", "--is-ancestor", &commit, &own]).is_ok_and(|told| told.is_some());
         if !is_old {
             wanted.insert(branch, commit);
         }
@@ -416,8 +418,26 @@ mod tests {
             assert!(is_branch(good), "{good}");
         }
         for bad in [
-            "", "/a", "a/", "a//b", ".a", "a/.b", "a..b", "a.lock", "a/b.lock/c", "a b", "a\nb", "a:b", "a~1", "-x", "a/-x",
-            "@", "a@{1}", "a\u{1b}[2J", "$(x)", "a.",
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            ".a",
+            "a/.b",
+            "a..b",
+            "a.lock",
+            "a/b.lock/c",
+            "a b",
+            "a\nb",
+            "a:b",
+            "a~1",
+            "-x",
+            "a/-x",
+            "@",
+            "a@{1}",
+            "a\u{1b}[2J",
+            "$(x)",
+            "a.",
         ] {
             assert!(!is_branch(bad), "{bad:?}");
         }

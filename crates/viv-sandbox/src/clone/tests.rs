@@ -59,7 +59,7 @@ fn git_sees_the_same_in_a_copy() {
         run(workspace, &["branch", "topic/one"]);
         run(workspace, &["remote", "add", "origin", "https://token@example.com/a.git"]);
         run(workspace, &["config", "core.fsmonitor", "touch canary"]);
-        run(workspace, &["config", "include.path", "/etc/passwd"]);
+        run(workspace, &["config", "include.path", "/nowhere/canary"]);
         run(workspace, &["config", "filter.x.clean", "touch canary"]);
         fs::write(workspace.join(".git/hooks/post-checkout"), "#!/bin/sh\n").unwrap();
         fs::write(workspace.join("a"), "2\n").unwrap();
@@ -70,7 +70,8 @@ fn git_sees_the_same_in_a_copy() {
         symlink("/nowhere", workspace.join("link")).unwrap();
         let copy = copied(workspace, true);
         let copy = copy.path();
-        let status = |directory: &Path| run(directory, &["-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch"]);
+        let status =
+            |directory: &Path| run(directory, &["-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch"]);
         assert_eq!(status(copy), status(workspace));
         assert_eq!(run(copy, &["for-each-ref"]), run(workspace, &["for-each-ref"]));
         assert_eq!(run(copy, &["remote", "get-url", "origin"]), "https://example.com/a.git");
@@ -125,4 +126,6 @@ fn what_is_ignored_is_what_git_says() {
     repository(workspace.path(), &[]);
     assert!(super::is_ignored(workspace.path(), Path::new("x.o")).unwrap());
     assert!(!super::is_ignored(workspace.path(), Path::new("a")).unwrap());
+    fs::write(workspace.path().join(".gitignore"), "dist/\n").unwrap();
+    assert!(super::is_ignored(workspace.path(), Path::new("dist")).unwrap(), "which is not there");
 }

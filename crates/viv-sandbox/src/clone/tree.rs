@@ -64,7 +64,8 @@ fn collect(workspace: &Path, prefix: &[u8], untracked: bool, depth: usize, selec
     for path in nested {
         let is_repository = workspace.join(OsStr::from_bytes(&path)).join(".git").symlink_metadata().is_ok();
         // Neither one that is not checked out, nor what only leads to one.
-        let is_directory = workspace.join(OsStr::from_bytes(&path)).symlink_metadata().is_ok_and(|found| found.is_dir());
+        let is_directory =
+            workspace.join(OsStr::from_bytes(&path)).symlink_metadata().is_ok_and(|found| found.is_dir());
         if is_repository && is_directory && depth > 0 {
             collect(workspace, &path, untracked, depth - 1, selection)?;
         }
@@ -107,9 +108,7 @@ pub(super) async fn bring(
 ) -> Result<Carried> {
     let place = crate::plan::utf8(workspace)?.to_owned();
     let workspace = workspace.to_owned();
-    files
-        .put(&place, true, on_progress, move |packer| send(packer, &workspace, repository.as_ref(), untracked))
-        .await
+    files.put(&place, true, on_progress, move |packer| send(packer, &workspace, repository.as_ref(), untracked)).await
 }
 
 /// Sends all that a copy has.
@@ -182,7 +181,8 @@ fn send_git<W: std::io::Write>(packer: &mut Packer<'_, W>, repository: &Reposito
     let files = git_directory::files(repository)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let now = Time { seconds: i64::try_from(now.as_secs()).unwrap_or(0), nanoseconds: now.subsec_nanos() };
-    let mut directories: BTreeSet<&str> = ["objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"].into();
+    let mut directories: BTreeSet<&str> =
+        ["objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"].into();
     for path in files.keys() {
         directories.extend(path.match_indices('/').map(|(at, _)| &path[..at]));
     }
@@ -225,8 +225,7 @@ mod tests {
         let sent: Vec<String> = std::iter::from_fn(|| reader.next().ok())
             .filter_map(|record| record.path().map(|path| String::from_utf8_lossy(path).into_owned()))
             .collect();
-        let expected =
-            ["a-b", "a-b/x", "a", "a/b", "a/b/c", "a/b/c/x", "a/b/y", "a/z", "d", "d/x", "e"];
+        let expected = ["a-b", "a-b/x", "a", "a/b", "a/b/c", "a/b/c/x", "a/b/y", "a/z", "d", "d/x", "e"];
         assert_eq!(sent, expected);
         assert!(matches!(RecordReader::new(records.as_slice()).next(), Ok(Record::Directory { .. })));
     }

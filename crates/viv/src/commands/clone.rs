@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use viv_sandbox::{Carried, Changed, Ignored, Paths, Record, Repository, Sandbox, SandboxSpec, WorkspaceCopy, WorkspaceMode};
+use viv_sandbox::{
+    Carried, Changed, Ignored, Paths, Record, Repository, Sandbox, SandboxSpec, WorkspaceCopy, WorkspaceMode,
+};
 use viv_workspace::{Change, Mode, Rules, Store, TreePath};
 
 use super::copy::progress::Progress;

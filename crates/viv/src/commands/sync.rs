@@ -38,6 +38,8 @@ pub fn sync(arguments: &SyncArguments, printer: &Printer) -> Result<u8, Failure>
     let name = record.name.clone().unwrap_or_else(|| record.id.clone());
     let repository = Repository::of(&record.workspace, arguments.i_know)?;
     let artifacts = arguments.artifacts.iter().map(|path| artifact(path)).collect::<Result<Vec<_>, _>>()?;
+    // Before anything is changed.
+    artifacts.iter().try_for_each(|path| check_ignored(&record.workspace, path))?;
     let synced = block_on(async {
         let files = viv_sandbox::files_of(&paths, &record)?;
         let (mut fetched, mut fast_forwarded) = (Vec::new(), false);
@@ -91,13 +93,18 @@ fn artifact(path: &Path) -> Result<TreePath, Error> {
     })
 }
 
-/// Brings one artifact to its own place here, if git ignores it there.
-async fn bring(files: &Files, workspace: &Path, path: &TreePath, printer: &Printer) -> Result<Carried, Failure> {
-    if !viv_sandbox::is_ignored(workspace, path.as_path())? {
-        return Err(Error::new(ErrorKind::Usage, format!("git does not ignore {path} here, so it is no artifact"))
-            .hint("viv diff shows changes to other files; viv cp takes any")
-            .into());
+/// Other files are changes, which are looked at first.
+fn check_ignored(workspace: &Path, path: &TreePath) -> Result<(), Failure> {
+    if viv_sandbox::is_ignored(workspace, path.as_path())? {
+        return Ok(());
     }
+    Err(Error::new(ErrorKind::Usage, format!("git does not ignore {path} here, so it is no artifact"))
+        .hint("viv diff shows changes to other files; viv cp takes any")
+        .into())
+}
+
+/// Brings one artifact to its own place here.
+async fn bring(files: &Files, workspace: &Path, path: &TreePath, printer: &Printer) -> Result<Carried, Failure> {
     let cannot = || error::io(format!("cannot write {path}"));
     let root = Directory::open(workspace).map_err(cannot())?;
     let directory = root.beneath(path.parent().unwrap_or_default()).map_err(cannot())?;

@@ -176,17 +176,8 @@ fn a_hostile_copy_runs_nothing_and_changes_nothing_outside() {
     assert_eq!(git(&host, &["log", "-1", "--format=%s"]), "evil");
     assert_eq!(git(&host, &["branch", "--list", "--format=%(refname:short)"]), "main\nviv/fixture/main");
 
-    // `.git` moved away and made anew: as a link, then as a file.
-    sandbox.root_sh("cd /workspace; mv .git moved; ln -s moved .git");
-    let linked = host.run(&["sync", "fixture"]);
-    assert!(linked.code != 0 && linked.stderr.contains("no directory any more"), "{linked:?}");
-    sandbox.root_sh("cd /workspace; rm .git; echo 'gitdir: /etc' > .git");
-    assert_ne!(host.run(&["sync", "fixture"]).code, 0);
-
     // Nor does anything come with artifacts, or with viv cp, that leads out or is git's.
-    sandbox.root_sh(
-        "cd /workspace; rm .git; mkdir -p dist/sub/.git/hooks; cp /tmp/evil dist/sub/.git/hooks/post-checkout",
-    );
+    sandbox.root_sh("cd /workspace; mkdir -p dist/sub/.git/hooks; cp /tmp/evil dist/sub/.git/hooks/post-checkout");
     let artifacts = host.run(&["sync", "fixture", "--artifacts", "dist"]);
     assert_ne!(artifacts.code, 0, "{artifacts:?}");
     assert!(!host.project().join("dist/sub/.git").exists());
@@ -198,6 +189,12 @@ fn a_hostile_copy_runs_nothing_and_changes_nothing_outside() {
     let led = host.run(&["cp", "fixture:/tmp/t/.", target.to_str().unwrap()]);
     assert_ne!(led.code, 0, "{led:?}");
     assert!(!Path::new("/etc/viv-was-here").exists());
+    // `.git` moved away and made anew: as a link, then as a file.
+    sandbox.root_sh("cd /workspace; mv .git moved; ln -s moved .git");
+    let linked = host.run(&["sync", "fixture"]);
+    assert!(linked.code != 0 && linked.stderr.contains("no directory any more"), "{linked:?}");
+    sandbox.root_sh("cd /workspace; rm .git; echo 'gitdir: /etc' > .git");
+    assert_ne!(host.run(&["sync", "fixture"]).code, 0);
     assert!(!canary.exists(), "something of the copy ran on the host");
     assert_eq!(outside(&host), before);
     drop(sandbox);
