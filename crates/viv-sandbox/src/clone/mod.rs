@@ -138,12 +138,13 @@ impl WorkspaceCopy {
 /// # Errors
 /// [`crate::ErrorKind::Repository`] if git cannot say.
 pub fn is_ignored(workspace: &Path, path: &Path) -> Result<bool> {
+    let ignores = |path: &Path| {
+        let arguments: [&std::ffi::OsStr; 4] =
+            ["check-ignore".as_ref(), "-q".as_ref(), "--".as_ref(), path.as_os_str()];
+        git::ask(workspace, &arguments).map(|told| told.is_some())
+    };
     // Rules for directories count for one that is not there only if it is written as one.
-    let as_directory = path.join("");
-    let words: [&std::ffi::OsStr; 3] = ["check-ignore".as_ref(), "-q".as_ref(), "--".as_ref()];
-    let arguments: Vec<&std::ffi::OsStr> =
-        words.into_iter().chain([path.as_os_str(), as_directory.as_os_str()]).collect();
-    Ok(git::ask(workspace, &arguments)?.is_some())
+    Ok(ignores(path)? || ignores(&path.join(""))?)
 }
 
 fn forget(directory: &Path) {
