@@ -6,7 +6,7 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 13] = [
     "decoders",
     "clients",
     "meter",
@@ -19,6 +19,7 @@ const TARGETS: [&str; 12] = [
     "images",
     "unpack",
     "lock",
+    "trees",
 ];
 
 /// Runs each fuzz target for its share of this time.

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use viv_archive::{Directory, Packer};
+use viv_archive::{Directory, Look, Packer};
 use viv_proto::archive::{FileKind, Time, check_path};
 
 use super::git::ask;
@@ -166,12 +166,14 @@ fn send_directories<W: std::io::Write>(
             None => (&b""[..], directory),
         };
         let look = root.beneath(parent).and_then(|parent| parent.look(OsStr::from_bytes(name), false));
-        let (mode, modified) = match look {
-            Ok(look) if look.stamp.kind == FileKind::Directory => (look.stamp.mode, look.stamp.modified),
-            // What git remembers of it is gone: so will be what follows.
-            _ => (0o755, Time::default()),
-        };
-        packer.made_directory(directory, mode, modified).map_err(adopt)?;
+        match look {
+            Ok(Look { stamp }) if stamp.kind == FileKind::Directory => {
+                packer.made_directory(directory, stamp.mode, stamp.modified).map_err(adopt)?;
+            }
+            // What git remembers of it is not there, and nor is what is in it: removed, or left out of a sparse
+            // checkout.
+            _ => break,
+        }
     }
     wanted.clone_into(open);
     Ok(())
