@@ -31,6 +31,8 @@ fn build() -> Result<(), Box<dyn Error>> {
 
     let root = manifest_directory.join("../..");
     for input in [
+        "crates/viv-archive/src",
+        "crates/viv-archive/Cargo.toml",
         "crates/viv-guest",
         "crates/viv-link",
         "crates/viv-proto/src",

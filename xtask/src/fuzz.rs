@@ -6,7 +6,7 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 16] = [
     "decoders",
     "clients",
     "meter",
@@ -22,6 +22,7 @@ const TARGETS: [&str; 15] = [
     "sessions",
     "workspace",
     "tap",
+    "trees",
 ];
 
 /// Runs each fuzz target for its share of this time.

@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Mutex, Semaphore};
 use viv_link::line::read_line;
 use viv_proto::envelope::Envelope;
-use viv_proto::message::{Clock, ClockReading, Configure, Exec, FailureKind, NetworkWay, Prepare, kind};
+use viv_proto::message::{Archive, Clock, ClockReading, Configure, Exec, FailureKind, NetworkWay, Prepare, User, kind};
 
 use crate::configure::{self, Sandbox};
 use crate::error::{Error, Result, error, failure, line};
 use crate::network::Network;
-use crate::{console, exec, identity, modules, power, shares, status, trace};
+use crate::{archive, console, exec, identity, modules, power, shares, status, trace};
 
 /// How many connections are served at once. Below the link's own limit, so that one more is refused
 /// by name instead of breaking the session.
@@ -272,6 +272,15 @@ where
                 }
             };
         }
+        if envelope.kind == kind::ARCHIVE && envelope.agent_id == 0 {
+            return match prepare_archive(&guest, &envelope).await {
+                Ok((wanted, user)) => archive::run(stream, rest, &envelope.id, wanted, user).await,
+                Err(refusal) => {
+                    let _ = answer_error(&mut stream, &envelope.id, &refusal).await;
+                    close(stream, LINGER).await;
+                }
+            };
+        }
         match answer(&guest, &mut stream, &envelope, received).await {
             Ok(Next::Line) => {}
             Ok(Next::Close) => return close(stream, LINGER).await,
@@ -284,6 +293,16 @@ async fn prepare_exec(guest: &Guest, envelope: &Envelope) -> Result<Exec> {
     let wanted = envelope.payload_as().map_err(bad_request)?;
     guest.ready().await?;
     Ok(wanted)
+}
+
+/// What is to be done with files, and whose those are that come in.
+async fn prepare_archive(guest: &Guest, envelope: &Envelope) -> Result<(Archive, User)> {
+    let wanted = envelope.payload_as().map_err(bad_request)?;
+    guest.ready().await?;
+    let user = guest.configured()?.user.clone();
+    // What programs wrote to files that are kept in step is where it will be looked for.
+    guest.flush_files().await;
+    Ok((wanted, user))
 }
 
 fn bad_request(reason: viv_proto::ProtocolError) -> Error {

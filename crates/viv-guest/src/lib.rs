@@ -9,7 +9,7 @@
 //! It never exits and never panics: whatever fails is said on the control port where someone
 //! asked, else on the console in lines that begin `viv-guest: `; if it cannot go on it powers the
 //! machine off. The runtime has one thread. Everything that waits on a disk while others could be
-//! served (keeping file shares in step) has a thread of its own.
+//! served (keeping file shares in step, carrying trees of files) has a thread of its own.
 //!
 //! Limits: [`control::MAX_OPERATIONS`] operations at once; per operation two windows of
 //! [`viv_proto::STREAM_WINDOW_BYTES`] and a few frames under way.
@@ -17,6 +17,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod accounts;
+mod archive;
 pub mod boot;
 pub mod command_line;
 pub mod configure;

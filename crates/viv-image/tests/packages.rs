@@ -7,13 +7,16 @@ mod repository;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use viv_image::{
     Cache, Error, ErrorKind, ImageSource, Layer, Package, Progress, ProgressEvent, RootImage, ensure_layers,
     ensure_root, missing_tools,
@@ -327,7 +330,7 @@ impl Lab {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         std::thread::spawn(move || lines.for_each(drop));
         let deadline = Instant::now() + Duration::from_secs(300);
-        while sleepers(self) == 0 {
+        while sleepers(self).is_empty() {
             assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "the script did not start");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -335,8 +338,8 @@ impl Lab {
     }
 }
 
-/// The programs that the script of `slow` starts, of this test's cache alone.
-fn sleepers(lab: &Lab) -> usize {
+/// The programs that the script of `slow` starts, of this test's cache alone; each can be waited for.
+fn sleepers(lab: &Lab) -> Vec<OwnedFd> {
     let bench = |id: &str| {
         fs::read_to_string(format!("/proc/{id}/mountinfo")).is_ok_and(|mounts| {
             lab.benches().iter().any(|bench| mounts.contains(bench.file_name().unwrap().to_str().unwrap()))
@@ -345,20 +348,25 @@ fn sleepers(lab: &Lab) -> usize {
     let entries =
         fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap_or_default());
     let sleeps = |id: &String| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line == b"sleep\x00987654\x00");
-    entries.filter(|id| sleeps(id) && bench(id)).count()
+    let open = |id: String| pidfd_open(Pid::from_raw(id.parse().ok()?)?, PidfdFlags::empty()).ok();
+    entries.filter(|id| sleeps(id) && bench(id)).filter_map(open).collect()
 }
 
 #[test]
 fn a_killed_build_leaves_nothing() {
     let Some(lab) = Lab::new() else { return };
     let mut child = lab.slow_child();
+    let sleepers = sleepers(&lab);
     child.kill().unwrap();
     child.wait().unwrap();
-    // Its locks are free when the last process of the build is gone, and not before.
     let benches = lab.benches();
     assert_eq!(benches.len(), 1);
     flock(File::open(&benches[0]).unwrap(), FlockOperation::LockExclusive).unwrap();
-    assert_eq!(sleepers(&lab), 0);
+    // Their first process frees its locks while the kernel kills the others.
+    for sleeper in &sleepers {
+        let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(sleeper, PollFlags::IN)], Some(&patience)).unwrap(), 1, "it still runs");
+    }
 
     assert_eq!(names(&lab.layers("alpha").unwrap()), ["alpha@2.0"]);
     assert_eq!(lab.benches(), Vec::<PathBuf>::new(), "the next build removes what was left");

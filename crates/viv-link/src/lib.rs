@@ -21,6 +21,7 @@ mod frames;
 pub mod line;
 mod mux;
 mod relay;
+pub mod transfer;
 
 use std::convert::Infallible;
 

@@ -11,8 +11,10 @@
 //!         └ `CONNECT <port>`  [`port`]        which service of the other side
 //!            └ one JSON line  [`envelope`]    what is asked, what is answered
 //!               └ frames      [`frame`]       bytes of a terminal or a pipe, with explicit ends
+//!                  └ records  [`archive`]     a tree of files, inside an `archive` operation's frames
 //! ```
 
+pub mod archive;
 pub mod credit;
 pub mod envelope;
 pub mod frame;

@@ -9,6 +9,7 @@
 //! | `secret` | [`Secret`] | `result`; the value is in /run/secrets |
 //! | `deploy_key` | none | `result`, [`DeployKey`] |
 //! | `exec` | [`Exec`] | `result`, [`Started`], then frames until [`crate::frame::Frame::Exit`] |
+//! | `archive` | [`Archive`] | `result`, [`PathFacts`] for [`Archive::Look`]; else frames until [`crate::frame::Frame::Exit`] with an [`ArchiveReport`] |
 //! | `status` | none | `result`, [`GuestStatus`] |
 //! | `shutdown` | none | `result` once every share is flushed; the guest then powers off |
 //!
@@ -36,6 +37,8 @@ pub mod kind {
     pub const DEPLOY_KEY: &str = "deploy_key";
     /// Run a program.
     pub const EXEC: &str = "exec";
+    /// Put files into the guest, take them out, or list them.
+    pub const ARCHIVE: &str = "archive";
     /// What the guest knows of its health.
     pub const STATUS: &str = "status";
     /// Flush everything, then power off.
@@ -308,6 +311,85 @@ pub struct ExitReport {
     /// No process is left inside and nothing is held back from a share: the machine may go at once.
     #[serde(default)]
     pub settled: bool,
+}
+
+/// What to do with files inside, as root: trees go as [records](crate::archive) in standard input (to the guest)
+/// and standard output (from it).
+///
+/// All paths are absolute and without `..`; links on the way to them are followed, links beneath them are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Archive {
+    /// What is there?
+    Look {
+        /// Where.
+        path: String,
+    },
+    /// Put the tree of standard input into a directory. All of it belongs to the ordinary user.
+    Put {
+        /// Which one.
+        directory: String,
+        /// Whether it, and those above it, are made if missing.
+        make: bool,
+    },
+    /// Take what is at a path, under the path's last name.
+    Get {
+        /// Where.
+        path: String,
+        /// Whether a link there is followed.
+        follow: bool,
+    },
+    /// Take those files of a directory whose paths, relative to it and each ended by a NUL, come in standard
+    /// input. One that is not there is skipped.
+    Pick {
+        /// Which one.
+        directory: String,
+    },
+    /// List all that is beneath a directory, each directory's names in the order of their bytes but a
+    /// `.gitignore` first, with the data of every `.gitignore`. What is in `.git` is left out, at any depth.
+    List {
+        /// Which one.
+        directory: String,
+    },
+}
+
+/// The answer to [`Archive::Look`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathFacts {
+    /// What is there, after a link was followed.
+    pub kind: PathKind,
+    /// Whether there is a link that was followed.
+    pub link: bool,
+    /// Whether what is above it is a directory.
+    pub parent: bool,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// Nothing.
+    Missing,
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// Anything else.
+    Other,
+}
+
+/// How an [`Archive`] operation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ArchiveReport {
+    /// Files, directories and links that were carried.
+    pub entries: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Device nodes, FIFOs and sockets, which are never carried.
+    pub skipped: u64,
+    /// Why it did not end well.
+    #[serde(default)]
+    pub failure: Option<Failure>,
 }
 
 /// What the guest knows of its health.

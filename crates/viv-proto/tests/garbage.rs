@@ -8,6 +8,7 @@ mod exercise;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use viv_proto::archive::{FileKind, Record, Stamp, Time};
 use viv_proto::frame::{ByteStream, Frame};
 use viv_proto::handshake::{FIRST_TOKEN, host_hello};
 use viv_proto::{MAX_FRAME_BYTES, MAX_LINE_BYTES};
@@ -36,6 +37,26 @@ fn frame_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
     for frame in frames {
         frame.encode(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn record_bytes() -> Vec<u8> {
+    let modified = Time { seconds: 1_700_000_000, nanoseconds: 5 };
+    let stamp = Stamp { kind: FileKind::File, mode: 0o644, size: 5, modified, changed: modified, inode: 9 };
+    let records = [
+        Record::Directory { path: b"a".to_vec(), mode: 0o755, modified },
+        Record::File { path: b"a/b".to_vec(), mode: 0o644, modified, size: 5 },
+        Record::Data(b"hello".to_vec()),
+        Record::FileEnd,
+        Record::Symlink { path: b"a/l".to_vec(), target: b"../..".to_vec(), modified },
+        Record::Listed { path: b"a/b".to_vec(), stamp },
+        Record::Skipped { path: b"a/fifo".to_vec() },
+        Record::End,
+    ];
+    let mut bytes = Vec::new();
+    for record in records {
+        record.encode(&mut bytes).unwrap();
     }
     bytes
 }
@@ -95,6 +116,11 @@ proptest! {
     #[test]
     fn damaged_frames(damages in vec(damage(), 0..4)) {
         exercise::every_decoder(&apply(frame_bytes(), damages));
+    }
+
+    #[test]
+    fn damaged_records(damages in vec(damage(), 0..4)) {
+        exercise::every_decoder(&apply(record_bytes(), damages));
     }
 
     #[test]

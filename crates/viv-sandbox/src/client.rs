@@ -19,6 +19,7 @@ use viv_proto::message::{DeployKey, Exec, Mark, Secret, kind};
 
 use crate::error::{from_report, io};
 use crate::exec::ExecSession;
+use crate::files::Files;
 use crate::process::memory_file;
 use crate::registry::{SOCKET, open_directory, short_path};
 use crate::sys;
@@ -231,6 +232,14 @@ impl Sandbox {
         Ok(viv_vmm::clean(&key.public))
     }
 
+    /// Its files.
+    ///
+    /// # Errors
+    /// If this process may open no more descriptors.
+    pub fn files(&self) -> Result<Files> {
+        Ok(Files::new(self.directory.try_clone().map_err(io("the run directory cannot be used"))?))
+    }
+
     /// Resolves if the sandbox ends by itself, to why. Cancel-safe.
     pub async fn ended(&mut self) -> Error {
         loop {
@@ -340,6 +349,14 @@ async fn wait(monitor: &mut Option<Child>) -> std::io::Result<Option<ExitStatus>
 /// As [`Sandbox::exec`].
 pub async fn exec_in(paths: &Paths, record: &Record, exec: &Exec) -> Result<ExecSession> {
     crate::exec::exec(&directory_of(paths, record)?, exec).await
+}
+
+/// The files of a sandbox that another process started.
+///
+/// # Errors
+/// If it is gone.
+pub fn files_of(paths: &Paths, record: &Record) -> Result<Files> {
+    Ok(Files::new(directory_of(paths, record)?))
 }
 
 /// Ends a sandbox in good order and waits until nothing of it is left.

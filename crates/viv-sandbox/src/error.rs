@@ -58,6 +58,8 @@ pub enum ErrorKind {
     BadPreset,
     /// An agent's home is used by another sandbox.
     HomeInUse,
+    /// The workspace's repository cannot be copied, or does not take what comes from a copy.
+    Repository,
     /// The host refused something.
     Io,
     /// An error of another library or process, under its own name.
@@ -93,6 +95,7 @@ impl viv_error::Kind for ErrorKind {
             Self::DiskDamaged => "disk_damaged",
             Self::BadPreset => "bad_preset",
             Self::HomeInUse => "home_in_use",
+            Self::Repository => "repository",
             Self::Io => "io",
             Self::Other(name) => name,
         }
@@ -124,6 +127,7 @@ impl ErrorKind {
             Self::Publish,
             Self::NotFound,
             Self::Ambiguous,
+            Self::Repository,
             Self::WrongState,
             Self::DiskInUse,
             Self::DiskDamaged,

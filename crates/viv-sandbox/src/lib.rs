@@ -16,8 +16,10 @@
 //! look at the sandboxes removes.
 
 mod client;
+mod clone;
 mod error;
 mod exec;
+mod files;
 mod guard;
 mod holdings;
 mod home;
@@ -41,9 +43,11 @@ mod template;
 mod terminal_modes;
 mod wire;
 
-pub use client::{Event, Sandbox, StartRequest, exec_in, kill, publish, relink, start, stop};
+pub use client::{Event, Sandbox, StartRequest, exec_in, files_of, kill, publish, relink, start, stop};
+pub use clone::{Changed, Content, Fetched, Ignored, Repository, Sync, WorkspaceCopy, is_ignored};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
+pub use files::{Files, OnProgress};
 pub use holdings::Holdings;
 pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of};
 pub use memory::MemoryUse;
@@ -72,6 +76,7 @@ pub use template::{
     make_in_background, maker_main, prune_templates, remove_template,
 };
 pub use terminal_modes::{ModeTracker, Question};
+pub use viv_archive::{self as archive, Carried};
 pub use viv_audit::Recording;
 pub use viv_vmm::{Accel, AccelChoice, HostFacts, Kvm, OLDEST_QEMU, OLDEST_QEMU_FOR_TEMPLATES};
 pub use wire::{HostMark, Way};

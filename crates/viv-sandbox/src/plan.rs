@@ -13,7 +13,7 @@ use crate::guard;
 use crate::nic;
 use crate::nix;
 use crate::template::{self, TemplatePlan};
-use crate::{Error, ErrorKind, Mount, Paths, Result, SandboxSpec, TemplateUse};
+use crate::{Error, ErrorKind, Mount, Paths, Result, SandboxSpec, TemplateUse, WorkspaceMode};
 
 /// The virtiofs device's name in the guest.
 const SHARE_TAG: &str = "viv";
@@ -172,9 +172,15 @@ fn plan_with(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts, look: 
         read_only: false,
         coherent: false,
     };
-    let mut shares: Vec<Mount> = std::iter::once(&workspace).chain(&spec.mounts).cloned().collect();
+    // A copy is put where the workspace would be; nothing of the host's own is seen.
+    let live = (spec.workspace_mode == WorkspaceMode::Live).then_some(&workspace);
+    if live.is_none() {
+        nothing_in_the_copy(spec)?;
+    }
+    let mut shares: Vec<Mount> = live.into_iter().chain(&spec.mounts).cloned().collect();
     // A share below another one's destination has to be mounted after it.
-    shares[1..].sort_by_key(|mount| Path::new(&mount.destination).components().count());
+    let first = usize::from(live.is_some());
+    shares[first..].sort_by_key(|mount| Path::new(&mount.destination).components().count());
 
     let mut daemon_shares = Vec::new();
     let mut guest_shares = Vec::new();
@@ -225,6 +231,19 @@ fn plan_with(spec: &SandboxSpec, artifacts: &Artifacts, host: &HostFacts, look: 
         },
         guest_shares,
     })
+}
+
+/// A mount in a copied workspace would have the copy written into the host's directory.
+fn nothing_in_the_copy(spec: &SandboxSpec) -> Result<()> {
+    let within = spec.mounts.iter().find(|mount| Path::new(&mount.destination).starts_with(&spec.workspace));
+    match within {
+        None => Ok(()),
+        Some(mount) => Err(Error::new(
+            ErrorKind::InvalidSpec,
+            format!("{} is in the workspace, which is a copy: nothing of the host is mounted there", mount.destination),
+        )
+        .hint("mount it elsewhere, or use --workspace live")),
+    }
 }
 
 fn start(spec: &SandboxSpec, machine: &MachineSpec, artifacts: &Artifacts, host: &HostFacts) -> Result<StartPlan> {
@@ -279,7 +298,7 @@ fn warnings(spec: &SandboxSpec, accel: Accel, host: &HostFacts) -> Vec<Warning> 
     warnings
 }
 
-fn utf8(path: &Path) -> Result<&str> {
+pub(crate) fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
         Error::new(ErrorKind::InvalidSpec, format!("{} is not UTF-8, so it has no name inside", path.display()))
             .hint("rename the directory, or share it from another path with --mount SRC:DST")
@@ -511,6 +530,23 @@ mod tests {
             plan_with(&SandboxSpec { template: TemplateUse::Never, ..spec() }, &artifacts(), &host(), &LOOK).unwrap();
         let old = plan_with(&spec(), &artifacts(), &HostFacts { qemu: old_qemu(), ..host() }, &LOOK).unwrap();
         insta::assert_json_snapshot!([cold.start, old.start]);
+    }
+
+    #[test]
+    fn a_copied_workspace_is_not_shared() {
+        let copied = SandboxSpec { workspace_mode: WorkspaceMode::Clone, ..spec() };
+        let copied = plan_with(&copied, &artifacts(), &host(), &LOOK).unwrap();
+        assert!(copied.shares.iter().all(|share| share.source != spec().workspace));
+        assert_eq!(copied.shares.len(), spec().mounts.len());
+        let within = Mount {
+            source: "/data".into(),
+            destination: "/home/u/project/data".into(),
+            read_only: true,
+            coherent: false,
+        };
+        let within = SandboxSpec { workspace_mode: WorkspaceMode::Clone, mounts: vec![within], ..spec() };
+        let refused = plan_with(&within, &artifacts(), &host(), &LOOK).unwrap_err();
+        assert_eq!(*refused.kind(), ErrorKind::InvalidSpec);
     }
 
     #[test]

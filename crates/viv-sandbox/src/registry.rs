@@ -25,7 +25,7 @@ use viv_vmm::Accel;
 
 use crate::error::io;
 use crate::process::ProcessName;
-use crate::{Error, ErrorKind, Paths, Publish, Result, SandboxSpec};
+use crate::{Error, ErrorKind, Paths, Publish, Result, SandboxSpec, WorkspaceMode};
 
 const LOCK: &str = "lock";
 const RECORD: &str = "record.json";
@@ -62,6 +62,9 @@ pub struct Record {
     pub state: State,
     /// The directory it works in.
     pub workspace: PathBuf,
+    /// Whether on that itself.
+    #[serde(default, skip_serializing_if = "WorkspaceMode::is_live")]
+    pub workspace_mode: WorkspaceMode,
     /// Virtual processors.
     pub cpus: u32,
     /// Memory in MiB.
@@ -103,6 +106,7 @@ impl Record {
             command: spec.command.clone(),
             state: State::Starting,
             workspace: spec.workspace.clone(),
+            workspace_mode: spec.workspace_mode,
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             accel,

@@ -23,26 +23,34 @@ pub(crate) struct OuterRules {
 }
 
 /// The rules that count in a directory: of each directory on the way to it, the outermost first.
-#[derive(Clone)]
-pub(crate) struct Rules {
+#[derive(Debug, Clone)]
+pub struct Rules {
     stack: Vec<Arc<Gitignore>>,
 }
 
 impl Rules {
+    /// Those of a workspace that are in none of its own files: of its repository, and the user's.
+    #[must_use]
+    pub fn of(workspace: &std::path::Path) -> Self {
+        Self::outer(&crate::project::read(workspace).1)
+    }
+
     /// Those that are weaker than what any directory says.
     pub(crate) fn outer(outer: &OuterRules) -> Self {
         Self { stack: [&outer.user, &outer.repository].map(|text| compile(b"", text)).into_iter().flatten().collect() }
     }
 
     /// With those of a directory's own `.gitignore`.
-    pub(crate) fn with(&self, directory: &[u8], text: &[u8]) -> Self {
+    #[must_use]
+    pub fn with(&self, directory: &[u8], text: &[u8]) -> Self {
         let mut rules = self.clone();
         rules.stack.extend(compile(directory, text));
         rules
     }
 
     /// Whether a name in a directory that is not ignored itself is ignored.
-    pub(crate) fn ignores(&self, path: &[u8], is_directory: bool) -> bool {
+    #[must_use]
+    pub fn ignores(&self, path: &[u8], is_directory: bool) -> bool {
         let path = rooted(path);
         for rules in self.stack.iter().rev() {
             match rules.matched(&path, is_directory) {

@@ -53,6 +53,7 @@ pub use change::Change;
 pub use diff::{Chosen, Diff, FileChange, Kind, Selection};
 pub use entry::{Digest, Node, Stat};
 pub use error::{Error, ErrorKind, Result};
+pub use ignored::Rules;
 pub use index::tracked;
 pub use path::{PathProblem, TreePath};
 pub use record::Recorded;

@@ -11,7 +11,8 @@ use crate::cli::network::NetCommand;
 use crate::cli::{Cli, Command};
 use crate::commands::life::{self, Verb};
 use crate::commands::{
-    agent, attach, audit, doctor, exec, image, init, kernel, logs, manage, net, print, review, run, ssh, template, unit,
+    agent, attach, audit, copy, doctor, exec, image, init, kernel, logs, manage, net, print, review, run, ssh, sync,
+    template, unit,
 };
 use crate::doctor::probe;
 use crate::error::Failure;
@@ -83,6 +84,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Inspect(arguments) => arguments.json,
         Command::Disk(command) => command.is_json(),
         Command::Init(arguments) => arguments.json,
+        Command::Cp(arguments) => arguments.json,
+        Command::Sync(arguments) => arguments.json,
         Command::Ps(arguments) => arguments.json,
         Command::Attach(arguments) => arguments.json,
         Command::Kernel(arguments) => arguments.command.is_json(),
@@ -113,6 +116,8 @@ fn dispatch(cli: &Cli) -> u8 {
         Command::Init(arguments) => init::init(arguments, &printer),
         Command::Exec(arguments) => exec::exec(arguments, &printer),
         Command::Attach(arguments) => attach::attach(arguments, &printer),
+        Command::Cp(arguments) => copy::copy(arguments, &printer),
+        Command::Sync(arguments) => sync::sync(arguments, &printer),
         Command::Ps(arguments) => manage::ps(arguments),
         Command::Up(arguments) => life::up::up(arguments, &printer),
         Command::Down(arguments) => life::machine::down(arguments, &printer),

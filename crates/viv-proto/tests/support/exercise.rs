@@ -3,6 +3,7 @@
 //! Used by `tests/garbage.rs` on stable Rust with a bounded number of cases, and by the fuzz
 //! target in `fuzz/`, which includes this file and runs for as long as it is let.
 
+use viv_proto::archive::{MAX_DATA_BYTES, Record, RecordDecoder, check_path};
 use viv_proto::credit::{ReceiveCredit, SendCredit};
 use viv_proto::envelope::{Envelope, LineBuffer};
 use viv_proto::frame::{Frame, FrameDecoder};
@@ -16,6 +17,7 @@ use viv_proto::{MAX_FRAME_BYTES, MAX_LINE_BYTES, ProtocolError, STREAM_WINDOW_BY
 /// Gives the bytes to every decoder of the crate. Panics where a law is broken.
 pub fn every_decoder(bytes: &[u8]) {
     frames(bytes);
+    records(bytes);
     lines(bytes);
     greetings(bytes);
     handshake(bytes);
@@ -35,6 +37,42 @@ fn frames(bytes: &[u8]) {
         let (frames, error) = decode_frames(bytes.chunks(piece));
         assert!(frames == whole && error == refusal, "in pieces of {piece}: {error:?} instead of {refusal:?}");
     }
+}
+
+/// The same for records; and no path that is let through could lead out of where it is meant for.
+fn records(bytes: &[u8]) {
+    let (whole, refusal) = decode_records(std::iter::once(bytes));
+    let mut encoded = Vec::new();
+    for record in &whole {
+        record.encode(&mut encoded).expect("an accepted record can be sent");
+    }
+    assert!(bytes.starts_with(&encoded), "a record did not encode to what it was decoded from");
+    for piece in [1, 7] {
+        let (records, error) = decode_records(bytes.chunks(piece));
+        assert!(records == whole && error == refusal, "in pieces of {piece}: {error:?} instead of {refusal:?}");
+    }
+}
+
+fn decode_records<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Record>, Option<ProtocolError>) {
+    let mut decoder = RecordDecoder::default();
+    let mut records = Vec::new();
+    for piece in pieces {
+        decoder.push(piece);
+        loop {
+            match decoder.next_record() {
+                Ok(Some(record)) => {
+                    if let Record::Data(bytes) = &record {
+                        assert!((1..=MAX_DATA_BYTES).contains(&bytes.len()));
+                    }
+                    assert!(record.path().is_none_or(|path| check_path(path).is_ok()));
+                    records.push(record);
+                }
+                Ok(None) => break,
+                Err(error) => return (records, Some(error)),
+            }
+        }
+    }
+    (records, None)
 }
 
 fn decode_frames<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Frame>, Option<ProtocolError>) {

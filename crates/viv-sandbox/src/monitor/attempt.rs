@@ -192,7 +192,7 @@ fn request(first: &StartLine) -> Configure {
         timezone: spec.timezone.clone(),
         user: spec.user.clone(),
         shares: first.plan.guest_shares.clone(),
-        workspace: first.plan.guest_shares.first().map(|share| share.destination.clone()),
+        workspace: spec.workspace.to_str().map(str::to_owned),
         network: spec.network.guest(),
         environment: [&spec.environment, &spec.network.environment]
             .into_iter()

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod audit;
 pub mod bridge;
 mod ci;
+mod copy;
 pub mod image;
 mod init;
 mod kernel;
@@ -14,6 +15,7 @@ pub mod review;
 mod run;
 pub mod sessions;
 pub mod ssh;
+mod sync;
 mod template;
 pub mod unit;
 mod workspace;
@@ -28,9 +30,11 @@ use crate::settings::definitions;
 use crate::settings::values::{self, EnvironmentRequest};
 
 pub use ci::CiArguments;
+pub use copy::CopyArguments;
 pub use init::InitArguments;
 pub use kernel::{KernelArguments, KernelBuildArguments, KernelCommand};
 pub use run::{MachineArguments, RunArguments};
+pub use sync::SyncArguments;
 pub use template::{BuildArguments, ListArguments, PruneArguments, RemoveArguments, TemplateCommand};
 
 const STYLES: Styles = Styles::styled()
@@ -101,6 +105,10 @@ pub enum Command {
     Up(life::UpArguments),
     /// Stop sandboxes and remove what is not kept of them
     Down(life::DownArguments),
+    /// Copy files and directories to or from a running sandbox
+    Cp(CopyArguments),
+    /// Fetch commits and ignored files of a sandbox that works on a copy
+    Sync(SyncArguments),
     /// List running sandboxes
     Ps(PsArguments),
     /// Start sandboxes that were up before

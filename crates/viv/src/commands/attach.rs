@@ -119,7 +119,8 @@ mod tests {
     fn the_list_reads_well() {
         let session = |number, name: Option<&str>, command: &[&str], ended| {
             serde_json::from_value::<SessionInfo>(serde_json::json!({
-                "number": number, "name": name, "command": command, "user": "agent", "pid": 100 + number,
+                "number": number, "name": name, "command": command, "user": "agent", "cwd": "/w", "environment": [],
+                "pid": 100 + number,
                 "size": {"columns": 80, "rows": 24}, "size_policy": "smallest", "began_at_unix_ms": 1_000_000,
                 "viewers": 2, "ended": ended,
             }))

@@ -6,10 +6,11 @@ use std::time::Duration;
 use viv_net::spec::Keys;
 use viv_proto::message::{Exec, Secret};
 use viv_sandbox::{
-    AgentHome, AgentStart, Event, ExecSession, Holdings, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Sandbox,
-    StartRequest, Warning, Way,
+    AgentHome, AgentStart, Event, ExecSession, Holdings, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Repository,
+    Sandbox, StartRequest, Warning, Way,
 };
 
+use super::clone;
 use super::prepare::{self, Asked, Held};
 use crate::agent::AgentCall;
 use crate::environment::HostEnvironment;
@@ -45,6 +46,7 @@ pub struct Settled {
     /// What it is.
     pub resolved: Resolved,
     agent: Option<(AgentStart, AgentCall)>,
+    repository: Option<Repository>,
     keys: Keys,
     withheld: Vec<String>,
 }
@@ -59,6 +61,8 @@ pub fn settle(wish: Wish<'_>, host: &HostEnvironment, paths: &Paths) -> Result<S
     // What an image puts before commands is not for an agent.
     resolved.entrypoint = entrypoint.or_else(|| agent.as_ref().map(|_| Vec::new()));
     viv_sandbox::check_shares(&resolved.sandbox, paths, host.home.as_deref(), i_know)?;
+    // After the check: git's objects may be elsewhere, if it is known whose they are.
+    let repository = clone::settle(&mut resolved.sandbox, i_know)?;
     // After the check: what an agent keeps is viv's own state, and the only part of it that is ever shared.
     let agent = agent.map(|agent| (agent.apply(&mut resolved, paths), agent));
     git::apply(&mut resolved, host);
@@ -67,7 +71,7 @@ pub fn settle(wish: Wish<'_>, host: &HostEnvironment, paths: &Paths) -> Result<S
     resolved.sandbox.network = spec;
     change(&mut resolved.sandbox.network)?;
     resolved.warnings.extend(warnings.into_iter().map(|message| Warning { message, hint: None }));
-    Ok(Settled { resolved, agent, keys, withheld })
+    Ok(Settled { resolved, agent, repository, keys, withheld })
 }
 
 /// A sandbox that can be started: all that it is made from is there, and stays as long as this value.
@@ -78,6 +82,8 @@ pub struct Launch {
     pub request: StartRequest,
     /// What is to be in /run/secrets before any program runs.
     pub secrets: Vec<Secret>,
+    /// What its workspace is copied from.
+    pub repository: Option<Repository>,
     /// What is to be done for the starts to come.
     pub later: Later,
     /// Keeps what it is made from.
@@ -126,7 +132,7 @@ impl Settled {
         printer: &Printer,
         clock: &mut Clock,
     ) -> Result<Launch, Failure> {
-        let Self { mut resolved, agent, keys, withheld } = self;
+        let Self { mut resolved, agent, repository, keys, withheld } = self;
         viv_sandbox::check_network(&resolved.sandbox.network)?;
         for warning in &resolved.warnings {
             printer.warning(&warning.message, warning.hint.as_deref());
@@ -153,7 +159,7 @@ impl Settled {
             detached: false,
             place: None,
         };
-        Ok(Launch { resolved, request, secrets, later, held: Holding { made_from, home } })
+        Ok(Launch { resolved, request, secrets, repository, later, held: Holding { made_from, home } })
     }
 }
 

@@ -6,14 +6,14 @@ use std::io::{IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 use viv_proto::message::Exec;
-use viv_sandbox::{Event, NetworkSpec, Paths, Sandbox};
+use viv_sandbox::{Event, NetworkSpec, Paths, Sandbox, SandboxSpec};
 
 use super::denials::Denials;
 use super::dry_run::dry_run;
 use super::launch::{self, Later, Launch, Wish};
 use super::prepare::Asked;
 use super::review::Recording;
-use super::{Limits, block_on, conclude, ending_signal};
+use super::{Limits, block_on, clone, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::ci::{self, Ci};
 use crate::cli::RunArguments;
@@ -72,10 +72,12 @@ pub fn run_with(
     }
     let sandbox = settled.resolved.sandbox.clone();
     let id = sandbox.id.clone();
+    let base_of = |spec: &SandboxSpec| if arguments.no_review { None } else { Recording::of_live(&paths.state, spec) };
     if arguments.detach {
+        detached::check(&sandbox)?;
         let launch = settled.make_ready(&host, &paths, printer, &mut clock)?;
-        let deploy_key = arguments.network.deploy_key;
-        let code = block_on(detached::run(launch, deploy_key, printer, &mut clock))??;
+        let (deploy_key, base) = (arguments.network.deploy_key, base_of(&launch.resolved.sandbox));
+        let code = block_on(detached::run(launch, deploy_key, base, printer, &mut clock))??;
         return Ok((code, id));
     }
     let ci = Ci::prepare(&arguments.ci, &settled.resolved.sandbox, &host)?;
@@ -86,8 +88,7 @@ pub fn run_with(
     }
     let ran = settled.make_ready(&host, &paths, printer, &mut clock).and_then(|launch| {
         printer.timing("kernel and image are there", began.elapsed());
-        let spec = &launch.resolved.sandbox;
-        let base = if arguments.no_review { None } else { Recording::of_live(&paths.state, spec) };
+        let base = base_of(&launch.resolved.sandbox);
         let program = Program { takes_input, deploy_key: arguments.network.deploy_key, base, began };
         block_on(run_in_sandbox(launch, program, printer, &mut clock))?
     });
@@ -147,8 +148,8 @@ async fn run_in_sandbox(
 ) -> Result<Ran, Failure> {
     let Program { takes_input, deploy_key, base, began } = program;
     // What the machine is made from stays where it is until it is gone.
-    let Launch { resolved, request: start, secrets, mut later, held: _held } = launch;
-    let Resolved { mut exec, setup, timeout, .. } = resolved;
+    let Launch { resolved, request: start, secrets, repository, mut later, held: _held } = launch;
+    let Resolved { mut exec, setup, timeout, sandbox: spec, .. } = resolved;
     let mut timings = Timings { prepare_ms: milliseconds(began.elapsed()), ..Timings::default() };
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let at_terminal = exec.terminal.is_some();
@@ -157,7 +158,6 @@ async fn run_in_sandbox(
         // A size that changes from here on is told to the program as it runs.
         exec.terminal = Some(terminal::size());
     }
-    let spec = &start.plan.spec;
     let id = spec.id.clone();
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
@@ -180,6 +180,10 @@ async fn run_in_sandbox(
         clock.mark("base");
     }
     launch::hand_over(&sandbox, &secrets, deploy_key, printer).await?;
+    let copy = tokio::select! {
+        copy = clone::begin(&sandbox, &spec, repository, &paths, printer) => copy?,
+        number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+    };
     drop(secrets);
     let denials = Denials::new(&paths, &id, printer);
 
@@ -218,6 +222,18 @@ async fn run_in_sandbox(
     timings.program_ms = milliseconds(program_began.elapsed());
     clock.mark(if outcome.is_ok() { "program ended" } else { "program refused" });
 
+    let taken = match &copy {
+        // A sandbox that is lost has taken its copy along.
+        Some(copy) if !matches!(outcome, Err(_) | Ok((End::Lost(_) | End::Disconnected(_), _))) => tokio::select! {
+            taken = clone::finish(copy, &spec, &paths, printer) => taken,
+            number = ending_signal(&mut signals) => Err(Failure::quiet(exit_code::of_signal(number))),
+        },
+        _ => Ok(()),
+    };
+    if let Some(copy) = &copy {
+        copy.forget();
+    }
+
     let stop_began = Instant::now();
     let settled = matches!(&outcome, Ok((End::Exited(report), _)) if report.settled);
     let mut stopped = stop(sandbox, settled, &mut signals).await;
@@ -237,7 +253,7 @@ async fn run_in_sandbox(
     let (end, first_output) = outcome?;
     timings.first_output_ms = first_output;
     let code = conclude(&end, printer, limits)?;
-    if let Err(failure) = stopped {
+    if let Err(failure) = taken.and(stopped) {
         if failure.report.is_none() {
             return Err(failure);
         }

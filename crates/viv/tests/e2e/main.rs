@@ -12,6 +12,7 @@ mod archive;
 mod audit;
 mod canaries;
 mod clock;
+mod clone;
 mod devcontainer;
 mod devices;
 mod exhaustion;

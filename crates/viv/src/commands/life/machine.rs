@@ -1,14 +1,14 @@
 //! What is asked of machines: `viv down`, `stop`, `kill`, `pause`, `resume`, `rm`, `rename`.
 
+use viv_sandbox::Record;
 use viv_sandbox::named::{self, Named, Request};
-use viv_sandbox::{Paths, Record};
 
 use super::Desk;
 use super::choice::{Verb, requests};
 use super::outcome::{Done, Outcome, each};
 use super::targets::{self, Found};
 use crate::cli::life::{DownArguments, NameArguments, RemoveArguments, RenameArguments, TargetArguments};
-use crate::commands::block_on;
+use crate::commands::{block_on, clone};
 use crate::error::{Error, ErrorKind, Failure};
 use crate::output::Printer;
 use crate::settings::values::human_bytes;
@@ -53,7 +53,7 @@ pub fn end(arguments: &TargetArguments, verb: Verb, printer: &Printer) -> Result
     let desk = Desk::open(printer)?;
     let end = |found: &Found| match found {
         Found::Named(named) => ask(named, verb, &desk),
-        Found::OfRun(record) => end_run(record, verb, &desk.paths),
+        Found::OfRun(record) => end_run(record, verb, &desk),
     };
     if arguments.all {
         return each(&targets::running(&desk.paths)?, name_of, printer, end);
@@ -68,13 +68,15 @@ fn name_of(found: &Found) -> &str {
     }
 }
 
-fn end_run(record: &Record, verb: Verb, paths: &Paths) -> Result<Outcome, Failure> {
+fn end_run(record: &Record, verb: Verb, desk: &Desk<'_>) -> Result<Outcome, Failure> {
+    let paths = &desk.paths;
     let name = record.name.as_ref().unwrap_or(&record.id);
     let freed = human_bytes(record.memory_mib << 20);
     if verb == Verb::Kill {
         block_on(viv_sandbox::kill(paths, record))??;
         return Ok(Outcome::gone(name, Done::Killed, format!("is killed, {freed} are free")));
     }
+    block_on(clone::refresh(record, paths, desk.printer))??;
     block_on(viv_sandbox::stop(paths, record))??;
     Ok(Outcome::gone(name, Done::Stopped, format!("is gone, {freed} are free")))
 }
@@ -138,6 +140,10 @@ pub fn ask(named: &Named, verb: Verb, desk: &Desk<'_>) -> Result<Outcome, Failur
     for request in requests(verb, named.state, named.persist) {
         outcome = match request {
             Request::Stop => {
+                // What it made of its copy goes with it.
+                if let (named::State::Running, Some(record)) = (named.state, &named.record) {
+                    block_on(clone::refresh(record, paths, desk.printer))??;
+                }
                 let stopped = block_on(named::stop(paths, name))??;
                 let freed = named.record.as_ref().map(|record| human_bytes(record.memory_mib << 20));
                 let words =

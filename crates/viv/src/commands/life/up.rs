@@ -19,7 +19,7 @@ use crate::commands::launch::{self, Launch, Settled, Wish};
 use crate::commands::prepare::Asked;
 use crate::commands::review::Recording;
 use crate::commands::run::failure_of_exec;
-use crate::commands::{Limits, block_on, conclude, ending_signal};
+use crate::commands::{Limits, block_on, clone, conclude, ending_signal};
 use crate::error::{self, Error, ErrorKind, Failure};
 use crate::exit_code;
 use crate::output::{Printer, Waiting, shell_words};
@@ -224,7 +224,7 @@ async fn start_machine(
 ) -> Result<Outcome, Failure> {
     let name = &target.name;
     // What the machine is made from stays where it is until its monitor holds it.
-    let Launch { resolved, request, secrets, mut later, held: _held } = launch;
+    let Launch { resolved, request, secrets, repository, mut later, held: _held } = launch;
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
     let id = request.plan.spec.id.clone();
     let began = Instant::now();
@@ -257,6 +257,10 @@ async fn start_machine(
     }
     launch::hand_over(&fresh.sandbox, &secrets, false, printer).await?;
     drop(secrets);
+    tokio::select! {
+        copied = clone::begin(&fresh.sandbox, &resolved.sandbox, repository, paths, printer) => drop(copied?),
+        number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+    }
     let commands = first_commands(target, &resolved, fresh.is_new);
     let nix = resolved.sandbox.nix.as_ref().and_then(|nix| nix.environment.as_ref());
     let denials = Denials::new(paths, &id, printer);

@@ -11,11 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
-use viv_sandbox::Paths;
+use viv_sandbox::{Paths, Record};
 use viv_workspace::{Diff, FileOutcome, Found, Mode, Notes, Outcome, Selection, Store, To};
 
 pub use base::Recording;
 
+use super::{block_on, clone};
 use crate::cli::review::{ChangeArguments, ChooseArguments, DiffArguments, ReviewArguments, UndoArguments};
 use crate::error::{self, Error, ErrorKind, Failure};
 use crate::output::clean::clean;
@@ -138,6 +139,14 @@ fn choose(
 pub fn undo(arguments: &UndoArguments, printer: &Printer) -> Result<u8, Failure> {
     let changes = ChangeArguments { words: Vec::new(), paths: Vec::new(), sandbox: arguments.sandbox.clone() };
     let target = Target::find(&changes, printer)?;
+    if arguments.start && target.found.sandbox.mode == Mode::Clone {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "a copy does not change the workspace: there is no start to go back to",
+        )
+        .hint("viv undo takes back the last viv accept")
+        .into());
+    }
     let id = &target.found.sandbox.id;
     let outcome = if arguments.redo {
         target.store.redo(id)?
@@ -162,7 +171,8 @@ struct Target {
 
 impl Target {
     fn find(arguments: &ChangeArguments, printer: &Printer) -> Result<Self, Failure> {
-        let state = Paths::from_environment()?.state;
+        let all = Paths::from_environment()?;
+        let state = all.state.clone();
         let directory = std::env::current_dir().map_err(error::io("the current directory cannot be read"))?;
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut wanted = arguments.sandbox.clone();
@@ -189,6 +199,14 @@ impl Target {
         paths.extend(words.iter().map(PathBuf::from));
         paths.extend(arguments.paths.iter().cloned());
         let found = viv_workspace::find(&state, wanted.as_deref(), &directory)?;
+        if found.sandbox.mode == Mode::Clone {
+            // What a running one has changed by now; of one that has ended it was taken then.
+            let key = |record: &Record| record.name.clone().unwrap_or_else(|| record.id.clone());
+            let is_it = |record: &Record| key(record) == found.sandbox.id && record.workspace == found.workspace;
+            if let Some(record) = viv_sandbox::list(&all)?.into_iter().find(is_it) {
+                block_on(clone::refresh(&record, &all, printer))??;
+            }
+        }
         let store = Store::open(&state, &found.workspace)?;
         if let Some(recovered) = store.recovered() {
             printer.note("what an earlier viv had begun and not ended was completed:");

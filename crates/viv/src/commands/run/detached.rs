@@ -2,18 +2,32 @@
 
 use std::time::Instant;
 
-use viv_sandbox::{Event, NewSession};
+use viv_sandbox::{Event, NewSession, SandboxSpec};
 
 use super::{failure_of_exec, set_up};
 use crate::commands::denials::Denials;
 use crate::commands::launch::{self, Launch};
+use crate::commands::review::Recording;
 use crate::commands::{Limits, conclude, ending_signal};
-use crate::error::{self, Failure};
+use crate::error::{self, Error, ErrorKind, Failure};
 use crate::exit_code;
 use crate::output::{JsonEvent, Printer, milliseconds, print};
 use crate::resolve::Resolved;
 use crate::terminal::{self, Signals};
 use crate::timing::Clock;
+
+/// Refuses what somebody would have to be there for.
+///
+/// # Errors
+/// A copy of the workspace: what becomes of it is taken before its sandbox goes.
+pub(super) fn check(spec: &SandboxSpec) -> Result<(), Error> {
+    if spec.workspace_mode.is_live() {
+        return Ok(());
+    }
+    let message = "a sandbox that works on a copy is not left to itself: it would be gone with its work";
+    Err(Error::new(ErrorKind::Usage, message)
+        .hint("a sandbox that stays: workspace-mode = \"clone\" in viv.toml, and viv up"))
+}
 
 /// Starts the sandbox and its program, prints the sandbox's id, and lets go of both. What runs before the
 /// program is waited for. Returns `viv`'s exit code, which is another than 0 if that went wrong.
@@ -23,12 +37,13 @@ use crate::timing::Clock;
 pub(super) async fn run(
     mut launch: Launch,
     deploy_key: bool,
+    base: Option<Recording>,
     printer: &Printer,
     clock: &mut Clock,
 ) -> Result<u8, Failure> {
     launch.outlive_us()?;
     // What the machine is made from stays where it is until its monitor holds it.
-    let Launch { resolved, mut request, secrets, mut later, held: _held } = launch;
+    let Launch { resolved, mut request, secrets, mut later, held: _held, .. } = launch;
     request.detached = true;
     let Resolved { exec, setup, timeout, .. } = resolved;
     let mut signals = Signals::listen().map_err(error::io("cannot listen to signals"))?;
@@ -45,6 +60,12 @@ pub(super) async fn run(
     };
     launch::hand_over(&sandbox, &secrets, deploy_key, printer).await?;
     drop(secrets);
+    if let Some(base) = base {
+        tokio::select! {
+            () = base.finish(printer) => {}
+            number = ending_signal(&mut signals) => return Err(Failure::quiet(exit_code::of_signal(number))),
+        }
+    }
     let denials = Denials::new(&paths, &id, printer);
     let prepared = tokio::select! {
         prepared = set_up(&mut sandbox, &setup, &exec, &mut signals, printer) => prepared?,
