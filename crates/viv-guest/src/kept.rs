@@ -139,7 +139,7 @@ mod tests {
         let wanted = prepared(1000, "Europe/Berlin");
         assert_eq!(open(scratch.path(), &wanted).unwrap(), Found::New);
         fs::write(path("upper/half"), "").unwrap();
-        fs::create_dir_all(path("work/work/#1")).unwrap();
+        fs::create_dir_all(path("work").join("work/#1")).unwrap();
         // A machine that ended before it was ready.
         assert_eq!(open(scratch.path(), &wanted).unwrap(), Found::New);
         assert!(!path("upper/half").exists() && !path("work/work").exists());

@@ -223,10 +223,10 @@ fn files_are_copied_both_ways() {
     assert_ne!(host.run(&["cp", text, "fixture:/no/such/place"]).code, 0);
 
     sandbox.root_sh(
-        "mkdir -p /root/out && cd /root/out && echo r > secret && chmod 4600 secret && mkfifo pipe && ln -s / l",
+        "mkdir -p /srv/out && cd /srv/out && echo r > secret && chmod 4600 secret && mkfifo pipe && ln -s / l",
     );
     let back = host.path("home/back");
-    let ran = host.run(&["cp", "fixture:/root/out", back.to_str().unwrap()]);
+    let ran = host.run(&["cp", "fixture:/srv/out", back.to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("left out"), "{ran:?}");
     let secret = std::fs::metadata(back.join("secret")).unwrap();
@@ -234,7 +234,7 @@ fn files_are_copied_both_ways() {
     assert_eq!(std::fs::read_link(back.join("l")).unwrap(), Path::new("/"));
     assert!(!back.join("pipe").exists());
 
-    let archive = host.run(&["cp", "fixture:/root/out/secret", "-"]);
+    let archive = host.run(&["cp", "fixture:/srv/out/secret", "-"]);
     assert!(archive.code == 0 && archive.stdout.contains("secret") && archive.stdout.contains("ustar"), "{archive:?}");
     assert_ne!(host.run(&["cp", "fixture:/nowhere", "-"]).code, 0);
     drop(sandbox);

@@ -225,10 +225,10 @@ fn a_wrong_host_key_is_refused_and_a_new_sandbox_has_its_own() {
 
     // Someone else answers in its place.
     let other = "mv /usr/sbin/sshd /usr/sbin/sshd.real
-ssh-keygen -q -t ed25519 -N '' -f /root/other
+ssh-keygen -q -t ed25519 -N '' -f /etc/other
 cat > /usr/sbin/sshd <<'E'
 #!/bin/sh
-sed -i 's,^HostKey .*,HostKey /root/other,' /run/viv/ssh/sshd_config
+sed -i 's,^HostKey .*,HostKey /etc/other,' /run/viv/ssh/sshd_config
 exec /usr/sbin/sshd.real \"$@\"
 E
 chmod 755 /usr/sbin/sshd";

@@ -201,8 +201,8 @@ fn client(root: &Path) -> Life<Fake> {
 fn new(name: &str, persist: bool) -> NewNamed {
     NewNamed {
         name: name.to_owned(),
-        workspace: format!("/work/{}", &name[..1]).into(),
-        definition_file: "/work/viv.toml".into(),
+        workspace: format!("/projects/{}", &name[..1]).into(),
+        definition_file: "/projects/viv.toml".into(),
         persist,
         autostart: false,
         labels: [("a".to_owned(), "b".to_owned())].into(),
