@@ -117,7 +117,7 @@ fn the_hosts_processes_are_confined() {
     }
     // The file daemon sees the shares and nothing else, whoever it would be persuaded to serve.
     let root = PathBuf::from(format!("/proc/{}/root", sandbox.pid("file_daemon_pid")));
-    for (directory, contents) in [("", &["shares"][..]), ("shares", &["0", "certificates"])] {
+    for (directory, contents) in [("", &["shares"][..]), ("shares", &["0.guarded", "certificates"])] {
         let entries = std::fs::read_dir(root.join(directory));
         if let Ok(entries) = entries {
             let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();

@@ -62,7 +62,7 @@ fn what_was_synced_outlives_whatever_kills_its_machine() {
     ok(&host, &["stop", "db"]);
     assert!(!is_mounted(&host), "it is unmounted in good order");
     ok(&host, &["up"]);
-    assert_eq!(sh(&host, "cat ~/rounds; ls -d ~/directory /etc/moved"), "last\n/home/agent/directory\n/etc/moved\n");
+    assert_eq!(sh(&host, "cat ~/rounds; ls -d ~/directory /etc/moved"), "last\n/etc/moved\n/home/agent/directory\n");
 
     let before = allocated(&host);
     sh(&host, "dd if=/dev/urandom of=$HOME/big bs=1M count=64 2>/dev/null; sync");
