@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Ambiguous,
     /// Another process writes it.
     Busy,
+    /// The file system it is on is full.
+    NoSpace,
     /// It cannot be read or written.
     Io,
 }
@@ -23,6 +25,7 @@ impl viv_error::Kind for ErrorKind {
             Self::NotFound => "audit_not_found",
             Self::Ambiguous => "ambiguous",
             Self::Busy => "audit_busy",
+            Self::NoSpace => "no_space",
             Self::Io => "audit_io",
         }
     }
@@ -36,6 +39,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure of the operating system at a path.
 pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let message = format!("the timeline {} cannot be used", path.display());
-    move |error| Error::new(ErrorKind::Io, message).source(error)
+    let path = path.display().to_string();
+    move |error| {
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Error::new(ErrorKind::NoSpace, format!("there is not enough space for the timeline {path}"))
+                .source(error)
+                .hint(format!("free some space on the file system that holds {path}"));
+        }
+        Error::new(ErrorKind::Io, format!("the timeline {path} cannot be used")).source(error)
+    }
 }

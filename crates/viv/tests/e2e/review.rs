@@ -113,7 +113,7 @@ fn a_hostile_guest_has_nothing_outside_written_or_run() {
         outside = outside.display(),
         file = file.display(),
     );
-    let done = host.run(&["run", "--", "sh", "-c", &script]);
+    let done = host.run(&["run", "--no-git-guard", "--", "sh", "-c", &script]);
     assert_eq!(done.code, 0, "{done:?}");
     let shown = host.run(&["diff", "--name-only"]);
     assert!(shown.code == 0 && shown.stdout.contains("\"new\\nline\\033[2J\"\n"), "{shown:?}");
