@@ -44,7 +44,7 @@ mod terminal_modes;
 mod wire;
 
 pub use client::{Event, Sandbox, StartRequest, exec_in, files_of, kill, publish, relink, start, stop};
-pub use clone::{Changed, Content, Fetched, Ignored, Repository, Sync, WorkspaceCopy, is_ignored};
+pub use clone::{Changed, Content, Fetched, Ignored, Repository, Sync, WorkspaceCopy, git_config_value, is_ignored};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
 pub use files::{Files, OnProgress};

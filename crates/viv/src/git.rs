@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use viv_proto::message::GuestFile;
-use viv_sandbox::Warning;
+use viv_sandbox::{Warning, git_config_value};
 
 use crate::environment::HostEnvironment;
 use crate::resolve::Resolved;
@@ -142,11 +142,11 @@ pub fn files(facts: &GitFacts) -> Vec<GuestFile> {
          # Logins stay outside; without an answer git would ask the terminal, and wait.\n\
          [credential]\n\thelper =\n\thelper = \"!echo quit=1 #\"\n\
          [commit]\n\tgpgSign = false\n[tag]\n\tgpgSign = false\n",
-        quoted(name),
-        quoted(email),
+        git_config_value(name),
+        git_config_value(email),
     );
     if let Some(branch) = &facts.default_branch {
-        text.push_str(&format!("[init]\n\tdefaultBranch = {}\n", quoted(branch)));
+        text.push_str(&format!("[init]\n\tdefaultBranch = {}\n", git_config_value(branch)));
     }
     let file = |path: &str, content: String| GuestFile { path: path.to_owned(), content, mode: 0o644, of_user: false };
     let mut files = Vec::new();
@@ -171,23 +171,6 @@ pub fn environment() -> BTreeMap<String, String> {
         environment.insert(format!("GIT_CONFIG_VALUE_{index}"), "false".to_owned());
     }
     environment
-}
-
-/// A value as git's configuration files have it: `git-config(1)`, "Syntax".
-fn quoted(value: &str) -> String {
-    let mut text = String::from("\"");
-    for c in value.chars() {
-        match c {
-            '"' => text.push_str("\\\""),
-            '\\' => text.push_str("\\\\"),
-            '\n' => text.push_str("\\n"),
-            '\t' => text.push_str("\\t"),
-            c if c.is_control() => {}
-            c => text.push(c),
-        }
-    }
-    text.push('"');
-    text
 }
 
 #[cfg(test)]

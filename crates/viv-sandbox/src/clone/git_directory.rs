@@ -124,10 +124,12 @@ fn configuration(repository: &Repository) -> Result<String> {
         // section.name, or section.anything at all.name
         let (Some((section, _)), Some((before, name))) = (key.split_once('.'), key.rsplit_once('.')) else { return };
         match before.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
-            Some(subsection) => {
-                text.push_str(&format!("[{section} {}]\n\t{name} = {}\n", quoted(subsection), quoted(value)))
-            }
-            None => text.push_str(&format!("[{section}]\n\t{name} = {}\n", quoted(value))),
+            Some(subsection) => text.push_str(&format!(
+                "[{section} {}]\n\t{name} = {}\n",
+                git_config_value(subsection),
+                git_config_value(value)
+            )),
+            None => text.push_str(&format!("[{section}]\n\t{name} = {}\n", git_config_value(value))),
         }
     };
     let borrows = settings.keys().any(|key| key == "extensions.partialclone" || key.ends_with(".promisor"));
@@ -176,8 +178,10 @@ fn without_login(address: &str) -> String {
     }
 }
 
-/// A value as git's configuration files have it: `git-config(1)`, "Syntax".
-fn quoted(value: &str) -> String {
+/// A value as git's configuration files have it: `git-config(1)`, "Syntax". Control characters that have no
+/// form there are left out.
+#[must_use]
+pub fn git_config_value(value: &str) -> String {
     let mut text = String::from("\"");
     for c in value.chars() {
         match c {
@@ -214,6 +218,6 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        assert_eq!(quoted("a\"b\\c\nd\u{1b}"), "\"a\\\"b\\\\c\\nd\"");
+        assert_eq!(git_config_value("a\"b\\c\nd\u{1b}"), "\"a\\\"b\\\\c\\nd\"");
     }
 }

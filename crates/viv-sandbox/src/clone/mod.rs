@@ -32,6 +32,7 @@ use viv_archive::RecordReader;
 use viv_proto::message::PathKind;
 
 pub use changes::{Changed, Content};
+pub use git_directory::git_config_value;
 pub use listing::Ignored;
 pub use repository::Repository;
 pub use sync::{Fetched, Sync};
