@@ -12,6 +12,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use command_fds::FdMapping;
+use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -32,8 +33,12 @@ pub(crate) const LINK_SOCKET: &str = "link.sock";
 /// The socket between the VMM and the file daemon, who listens.
 pub(crate) const SHARES_SOCKET: &str = "shares.sock";
 
-/// When one child ends, how long the other may take to show that it was the cause.
-const CAUSE_PATIENCE: Duration = Duration::from_millis(500);
+/// When one child ends, how long the other may take to show that it was the cause: on a busy host, a
+/// machine with much memory takes a while to be gone.
+const CAUSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What ends a child from outside. Others it brings upon itself.
+const KILLERS: [Signal; 5] = [Signal::KILL, Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP];
 
 /// How long the file daemon may take to finish what the VMM had asked of it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -92,6 +97,21 @@ pub(crate) enum MachineState {
     ToSave { devices: File },
     /// It is restored from these files, read-only.
     Saved { memory: File, devices: File },
+}
+
+/// How far the end of both has come.
+struct Ended {
+    machine: Option<ExitStatus>,
+    file_daemon: Option<ExitStatus>,
+}
+
+impl Ended {
+    fn is_settled(&self) -> bool {
+        let was_killed = |status: Option<ExitStatus>| status.is_some_and(|status| status.signal().is_some());
+        was_killed(self.machine)
+            || was_killed(self.file_daemon)
+            || (self.machine.is_some() && self.file_daemon.is_some())
+    }
 }
 
 impl Children {
@@ -187,7 +207,11 @@ impl Children {
                 // In this order, so that a daemon which could not start is blamed before the VMM
                 // that lost it.
                 biased;
-                failure = not_ready(&mut self.ready, &self.told_ready) => return failure,
+                failure = not_ready(&mut self.ready, &self.told_ready) => {
+                    // It says nothing of why if it, or the VMM it serves, was killed.
+                    let ended = self.ended(None).await;
+                    return self.killed(&ended).unwrap_or(failure);
+                }
                 change = self.machine.next() => match change {
                     Ok(Change::Event(viv_vmm::Event::HostDiskFull)) => return host_disk_full(),
                     Ok(Change::Event(viv_vmm::Event::TimerLost)) if !guest_was_up => return timer_lost(),
@@ -202,33 +226,12 @@ impl Children {
     }
 
     /// One child has ended, which usually takes the other along: which one was it?
-    async fn cause(&mut self, mut machine: Option<ExitStatus>, guest_was_up: bool) -> Error {
-        let both = async {
-            while machine.is_none() {
-                match self.machine.next().await {
-                    Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
-                    Ok(Change::Ended(status)) => machine = Some(status),
-                    Err(_) => break,
-                }
-            }
-            // Its status is asked for below.
-            let _ = self.file_daemon.wait().await;
-        };
-        // If only one ends in this time, that one is to blame.
-        let _ = tokio::time::timeout(CAUSE_PATIENCE, both).await;
-        let daemon = self.file_daemon.try_wait().ok().flatten();
-        let killed = |status: Option<ExitStatus>| status.and_then(|status| status.signal());
-        self.was_killed = killed(machine).or(killed(daemon)).is_some();
-        if let Some(signal) = killed(machine) {
-            return with_lines(
-                Error::new(ErrorKind::VmmDied, format!("QEMU was killed by signal {signal}")),
-                self.machine.words().lines(CONSOLE_LINES),
-            );
+    async fn cause(&mut self, machine: Option<ExitStatus>, guest_was_up: bool) -> Error {
+        let ended = self.ended(machine).await;
+        if let Some(error) = self.killed(&ended) {
+            return error;
         }
-        if let Some(signal) = killed(daemon) {
-            return Error::new(ErrorKind::FileDaemonDied, format!("the file daemon was killed by signal {signal}"));
-        }
-        match machine {
+        match ended.machine {
             Some(status) if status.success() => self.guest_ended(guest_was_up),
             Some(status) => with_lines(
                 Error::new(ErrorKind::VmmDied, format!("QEMU ended with {status}")),
@@ -239,6 +242,44 @@ impl Children {
                 self.daemon_words.lines(CONSOLE_LINES),
             ),
         }
+    }
+
+    /// Waits until one is known to have been killed, or both to have ended. If only one ends in this
+    /// time, that one is to blame.
+    async fn ended(&mut self, machine: Option<ExitStatus>) -> Ended {
+        let mut ended = Ended { machine, file_daemon: None };
+        let settled = async {
+            while !ended.is_settled() {
+                tokio::select! {
+                    change = self.machine.next(), if ended.machine.is_none() => match change {
+                        Ok(Change::Event(event)) => self.powered_off |= event == viv_vmm::Event::GuestPoweredOff,
+                        Ok(Change::Ended(status)) => ended.machine = Some(status),
+                        Err(_) => return,
+                    },
+                    status = self.file_daemon.wait(), if ended.file_daemon.is_none() => match status {
+                        Ok(status) => ended.file_daemon = Some(status),
+                        Err(_) => return,
+                    },
+                }
+            }
+        };
+        // Later is as good as never.
+        let _ = tokio::time::timeout(CAUSE_PATIENCE, settled).await;
+        ended
+    }
+
+    /// The error, if one of them was killed.
+    fn killed(&mut self, ended: &Ended) -> Option<Error> {
+        let signalled = |status: Option<ExitStatus>| status.and_then(|status| status.signal());
+        let (machine, file_daemon) = (signalled(ended.machine), signalled(ended.file_daemon));
+        let from_outside = |signal: i32| KILLERS.iter().any(|killer| killer.as_raw() == signal);
+        self.was_killed |= machine.into_iter().chain(file_daemon).any(from_outside);
+        if let Some(signal) = machine {
+            let error = Error::new(ErrorKind::VmmDied, format!("QEMU was killed by signal {signal}"));
+            return Some(with_lines(error, self.machine.words().lines(CONSOLE_LINES)));
+        }
+        let what = |signal| format!("the file daemon was killed by signal {signal}");
+        file_daemon.map(|signal| Error::new(ErrorKind::FileDaemonDied, what(signal)))
     }
 
     /// What is behind the network device has ended, as it does with the VMM: is that the cause?

@@ -59,8 +59,8 @@ const CLOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the last words of programs may take to arrive once the guest has flushed.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(500);
 
-/// When the link breaks, how long its cause may take to show.
-const CAUSE_PATIENCE: Duration = Duration::from_secs(1);
+/// When the link breaks, how long its cause may take to show; who ended takes a part of that to tell.
+const CAUSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a sandbox is to end.
 enum End {

@@ -65,6 +65,26 @@ fn any_process_killed_at_its_start_takes_the_sandbox_along() {
     }
 }
 
+/// Before it has said that it is ready, and before anything else can tell why it is not.
+#[test]
+fn a_file_daemon_killed_at_once_is_no_fault_of_the_template() {
+    let Some(host) = Host::ordinary() else { return };
+    let mut client = host.viv(&["run", "--quiet", "--template=use", "--", "sleep", "infinity"]);
+    let client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut daemon = None;
+    until("there is a file daemon", || {
+        daemon = host.processes().into_iter().find(|(_, line)| line.contains("internal-file-daemon"));
+        daemon.is_some()
+    });
+    kill(daemon.unwrap().0, Signal::KILL);
+    let ran = finish(client);
+    assert_eq!(ran.code, 125, "{ran:?}");
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("killed by signal 9"), "{ran:?}");
+    let again = host.run(&["run", "--verbose", "--template=use", "--", "true"]);
+    assert!(again.code == 0 && again.is_from_template(), "{again:?}");
+    host.assert_nothing_is_left();
+}
+
 #[test]
 fn a_stopped_monitor_can_still_be_killed() {
     let Some(host) = Host::new() else { return };
