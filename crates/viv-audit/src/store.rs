@@ -9,7 +9,8 @@ use crate::error::{Error, ErrorKind, Result, failed};
 use crate::files;
 use crate::writer::{Limits, Writer};
 
-/// How many timelines are kept, those that are written included. The oldest others go when one is begun.
+/// How many timelines are kept, those that are written included. The oldest others go when one is begun, but for
+/// those of sandboxes that are still there.
 pub const KEPT: usize = 200;
 
 /// The directory below viv's state.
@@ -47,18 +48,19 @@ impl Store {
         Self { root: state.join(DIRECTORY) }
     }
 
-    /// Opens the timeline of this name, or begins it and lets go of the oldest of others.
+    /// Opens the timeline of this name, or begins it and lets go of the oldest of others, unless `is_there` says of
+    /// a name that its sandbox is: it may be stopped, and its past is wanted.
     ///
     /// # Errors
     /// As [`Writer::open`].
-    pub fn open(&self, name: &str) -> Result<Writer> {
+    pub fn open(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Result<Writer> {
         files::make_directory(&self.root).map_err(failed(&self.root))?;
         let writer = Writer::open(&self.root.join(name), Limits::default())?;
-        self.prune();
+        self.prune(is_there);
         Ok(writer)
     }
 
-    fn prune(&self) {
+    fn prune(&self, is_there: impl Fn(&str) -> bool) {
         // Counting them is quicker than reading all their heads.
         if std::fs::read_dir(&self.root).map_or(0, Iterator::count) <= KEPT {
             return;
@@ -67,7 +69,7 @@ impl Store {
         let Ok(mut entries) = self.list() else { return };
         entries.sort_by_key(|entry| entry.at_ms);
         let surplus = entries.len().saturating_sub(KEPT);
-        for entry in entries.into_iter().filter(|entry| !entry.running).take(surplus) {
+        for entry in entries.into_iter().filter(|entry| !entry.running && !is_there(&entry.name)).take(surplus) {
             // The lock keeps a sandbox that starts just now from losing what it begins.
             if let Ok(Some(_lock)) = files::lock(&entry.directory) {
                 let _ = std::fs::remove_dir_all(&entry.directory);

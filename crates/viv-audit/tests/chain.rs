@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use viv_audit::{
-    Event, Exec, FindingKind, Hash, Journal, Limits, ProgramEnd, ProgramRequest, Recording, Store, Verdict,
+    Event, Exec, FindingKind, Hash, Journal, KEPT, Limits, ProgramEnd, ProgramRequest, Recording, Store, Verdict,
     VerifyOptions, Writer, verify,
 };
 
@@ -225,7 +225,7 @@ fn a_journal_records_programs_and_refers_to_logs() {
     let log = root.path().join("log.jsonl");
     std::fs::write(&log, "{\"event\":\"denied\"}\n{\"event\":\"connected\"}\n").unwrap();
     let store = Store::new(root.path());
-    let journal = Journal::new(store.open("web").unwrap(), Recording::Terminals).unwrap();
+    let journal = Journal::new(store.open("web", |_| false).unwrap(), Recording::Terminals).unwrap();
     journal.record(start("0123abcd"));
     journal.follow("network", log.clone(), None);
     let request = |terminal| ProgramRequest { argv: vec!["sh".into()], terminal, ..ProgramRequest::default() };
@@ -275,6 +275,25 @@ fn a_journal_records_programs_and_refers_to_logs() {
     std::fs::remove_file(cast.with_file_name("000009.cast")).unwrap();
     std::fs::write(&log, "{\"event\":\"allowed\"}\n{\"event\":\"connected\"}\n").unwrap();
     assert!(!found().ok);
+}
+
+#[test]
+fn the_oldest_timelines_make_room_unless_their_sandboxes_are_there() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path());
+    let begin = |name: &str| {
+        let mut writer = store.open(name, |name| name == "there").unwrap();
+        writer.append(&start(name)).unwrap();
+    };
+    begin("there");
+    begin("gone");
+    for number in 0..=KEPT {
+        begin(&format!("later-{number}"));
+    }
+    let names: Vec<String> = store.list().unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(names.len(), KEPT);
+    assert!(names.contains(&"there".to_owned()) && !names.contains(&"gone".to_owned()), "{names:?}");
+    assert!(names.contains(&format!("later-{KEPT}")), "{names:?}");
 }
 
 #[test]

@@ -172,6 +172,13 @@ pub(crate) fn packages() -> impl Iterator<Item = &'static str> {
     PACKAGES.lines().filter_map(|line| line.split('#').next().map(str::trim).filter(|name| !name.is_empty()))
 }
 
+/// Whether the default root image has this package without being asked for it. npm is there, though not by its
+/// package of Debian's.
+#[must_use]
+pub fn is_in_default_root(package: &str) -> bool {
+    package == "npm" || packages().any(|name| name == package)
+}
+
 /// A hook that runs the script in an environment variable. mmdebstrap prints its hooks when it runs
 /// them and again when they fail, so a script's text in there would bury what the script said.
 fn run_script(variable: &str) -> String {

@@ -64,7 +64,7 @@ mod sys;
 mod tools;
 pub mod unpack;
 
-pub use bootstrap::KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE;
+pub use bootstrap::{KERNEL_PACKAGE as DEFAULT_KERNEL_PACKAGE, is_in_default_root};
 pub use cache::{Cache, Lease, Stamp};
 pub use config::ImageConfig;
 pub use disk::{

@@ -259,7 +259,7 @@ fn bury(directory: &Path, record: Option<Record>) {
     let _ = std::fs::remove_dir_all(directory);
 }
 
-/// The running sandbox with this name, id, or unique beginning of an id.
+/// The running sandbox with this name, id, or unique beginning of either.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] or [`ErrorKind::Ambiguous`].
@@ -268,14 +268,17 @@ pub fn find(paths: &Paths, wanted: &str) -> Result<Record> {
     if let Some(exact) = records.iter().find(|record| record.id == wanted || record.name.as_deref() == Some(wanted)) {
         return Ok(exact.clone());
     }
-    let mut matching = records.into_iter().filter(|record| !wanted.is_empty() && record.id.starts_with(wanted));
+    let begins = |record: &Record| {
+        record.id.starts_with(wanted) || record.name.as_ref().is_some_and(|name| name.starts_with(wanted))
+    };
+    let mut matching = records.into_iter().filter(|record| !wanted.is_empty() && begins(record));
     match (matching.next(), matching.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => {
             Err(Error::new(ErrorKind::NotFound, format!("no running sandbox is called {wanted:?}")).hint("viv ps"))
         }
         (Some(_), Some(_)) => {
-            Err(Error::new(ErrorKind::Ambiguous, format!("more than one sandbox's id begins with {wanted:?}"))
+            Err(Error::new(ErrorKind::Ambiguous, format!("more than one sandbox's name or id begins with {wanted:?}"))
                 .hint("viv ps shows them whole"))
         }
     }
@@ -335,6 +338,7 @@ mod tests {
         let second = RunDirectory::create(&paths, &record("aa000002", None)).unwrap();
         assert_eq!(list(&paths).unwrap().len(), 2);
         assert_eq!(find(&paths, "web").unwrap().id, "aa000001");
+        assert_eq!(find(&paths, "we").unwrap().id, "aa000001");
         assert_eq!(find(&paths, "aa000002").unwrap().id, "aa000002");
         assert_eq!(*find(&paths, "aa").unwrap_err().kind(), ErrorKind::Ambiguous);
         assert_eq!(*find(&paths, "b").unwrap_err().kind(), ErrorKind::NotFound);

@@ -8,10 +8,10 @@ use viv_net::event::{LOG_FILE, ROTATED_LOG_FILE};
 use viv_net::gateway::USAGE_FILE;
 
 use crate::error::adopt;
-use crate::named::EndReason;
+use crate::named::{self, EndReason};
 use crate::network::logs_of;
 use crate::wire::{StartLine, Way};
-use crate::{NetworkMode, Plan, Result, SandboxSpec};
+use crate::{NetworkMode, Paths, Plan, Result, SandboxSpec};
 
 /// How long the sandbox of the same name before may take to close the timeline.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ impl Audit {
     pub(super) async fn begin(first: &StartLine) -> Result<Self> {
         let spec = &first.plan.spec;
         let store = Store::new(&first.paths.state);
-        let writer = open(&store, spec.name.as_deref().unwrap_or(&spec.id)).await?;
+        let writer = open(&store, spec.name.as_deref().unwrap_or(&spec.id), &first.paths).await?;
         let journal = Journal::new(writer, spec.recording).map_err(adopt)?;
         journal.record(Event::Start {
             sandbox: spec.id.clone(),
@@ -75,10 +75,10 @@ impl Audit {
     }
 }
 
-async fn open(store: &Store, name: &str) -> Result<Writer> {
+async fn open(store: &Store, name: &str, paths: &Paths) -> Result<Writer> {
     let begun = Instant::now();
     loop {
-        match store.open(name) {
+        match store.open(name, |name| named::is_there(paths, name)) {
             Err(error) if *error.kind() == viv_audit::ErrorKind::Busy && begun.elapsed() < TAKE_OVER_PATIENCE => {
                 tokio::time::sleep(GLANCE).await;
             }

@@ -191,7 +191,8 @@ async fn live_in(first: &StartLine, spare: Option<Spare>, surroundings: Surround
     let (commands, command_queue) = mpsc::channel(8);
     let (carrying, carried) = watch::channel(0);
     let (paused, is_paused) = watch::channel(false);
-    let guest = Guest { current: current.clone(), configured: is_configured, paused: is_paused };
+    let name = plan.spec.name.as_ref().unwrap_or(&plan.spec.id).as_str().into();
+    let guest = Guest { current: current.clone(), configured: is_configured, paused: is_paused, name };
     let (ended, ends) = mpsc::unbounded_channel();
     let recorder = Box::new(SessionRecorder::new(audit.journal()));
     let sessions = Sessions::start(guest.clone(), carrying.clone(), ended, recorder)?;

@@ -1,5 +1,7 @@
 //! The sandbox's socket: the guest's ports, and commands to the monitor.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -37,6 +39,8 @@ pub(super) struct Guest {
     pub(super) configured: watch::Receiver<bool>,
     /// Whether its machine stands still.
     pub(super) paused: watch::Receiver<bool>,
+    /// What the sandbox is called: its name, or its id.
+    pub(super) name: Arc<str>,
 }
 
 impl Guest {
@@ -96,7 +100,7 @@ impl Server {
     async fn connect(&mut self, line: &[u8], mut stream: UnixStream) {
         if *self.guest.paused.borrow() {
             // It would wait for ever, and nobody would know for what.
-            let refusal = port::refusal_line("the sandbox is paused: viv resume");
+            let refusal = port::refusal_line(&format!("the sandbox is paused: viv resume {}", self.guest.name));
             let _ = stream.write_all(refusal.as_bytes()).await;
             return;
         }

@@ -168,6 +168,11 @@ pub(crate) fn find_exactly(paths: &Paths, name: &str) -> Result<Named> {
     life(paths).named(name)
 }
 
+/// Whether anything is kept of a sandbox with exactly this name, without a look at its machine.
+pub(crate) fn is_there(paths: &Paths, name: &str) -> bool {
+    is_name(name) && directory_of(paths, name).is_dir()
+}
+
 /// Makes sure that there is such a sandbox. One that is there already gets what may be changed: `persist` (from
 /// the next start on), `autostart`, labels, and where its definition is.
 ///

@@ -49,6 +49,9 @@ pub struct StartOptions {
     /// Boot the machine, even if there is a template of it
     #[arg(long)]
     pub cold: bool,
+    /// Share even what viv refuses to: /, your home directory, viv's own files
+    #[arg(long)]
+    pub i_know: bool,
     /// Report events and errors on stderr, one JSON object per line, and print what became of each as an array
     #[arg(long)]
     pub json: bool,

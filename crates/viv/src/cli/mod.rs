@@ -226,7 +226,7 @@ on a copy of its own is no longer shown.")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  viv exec 3f2a -- ps aux        a sandbox is named by its id, a unique beginning of it, or its name
+  viv exec 3f2a -- ps aux        a sandbox is meant by its name or id, or a unique beginning of either
   viv exec review                a shell in the sandbox named review
   viv exec --root review -- apt-get install -y tree
   viv exec -d --session web review -- npm run dev    in the background; see `viv attach`
@@ -235,7 +235,7 @@ At a terminal, the program runs in a session: ctrl-P ctrl-Q leaves it, closing t
 and `viv attach` comes back to it. Without a terminal, its input and output are viv's, and it ends
 with viv.")]
 pub struct ExecArguments {
-    /// Id, unique beginning of an id, or name of the sandbox
+    /// Name or id of the sandbox, or a unique beginning of either
     #[arg(value_name = "SANDBOX")]
     pub sandbox: String,
     /// Program and arguments; a login shell without them
@@ -244,10 +244,10 @@ pub struct ExecArguments {
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment)]
     pub env: Vec<EnvironmentRequest>,
-    /// Directory inside to start in, absolute or relative to the workspace
+    /// Directory inside to start in, absolute or relative to the workspace [default: as the sandbox is described]
     #[arg(long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// User inside to run as [default: agent]
+    /// User inside to run as [default: as the sandbox is described, or agent]
     #[arg(short, long, value_name = "NAME", value_parser = values::parse_user)]
     pub user: Option<String>,
     /// Run as root inside

@@ -20,7 +20,7 @@ or the connection breaks. Several may look at it, and type, at the same time.
 
 Exit code: the program's if it ended, 0 if you left.")]
 pub struct AttachArguments {
-    /// Id, unique beginning of an id, or name of the sandbox
+    /// Name or id of the sandbox, or a unique beginning of either
     #[arg(value_name = "SANDBOX")]
     pub sandbox: String,
     /// Number or name of the session [default: the running one that was used last]

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use viv_sandbox::{AttachSession, Paths, Record, SessionInfo, Viewing};
 
+use super::life::running_one;
 use super::manage::{age_of, command_line};
 use super::viewer::{name_of, view};
 use super::{block_on, ending_signal};
@@ -19,7 +20,7 @@ use crate::terminal::{self, Signals};
 /// A sandbox or session that does not exist, no terminal.
 pub fn attach(arguments: &AttachArguments, printer: &Printer) -> Result<u8, Failure> {
     let paths = Paths::from_environment()?;
-    let record = viv_sandbox::find(&paths, &arguments.sandbox)?;
+    let (record, _) = running_one(&arguments.sandbox, &paths)?;
     if arguments.list {
         let sessions = block_on(viv_sandbox::list_sessions(&paths, &record))??;
         if arguments.json {

@@ -4,6 +4,7 @@ use viv_proto::message::Exec;
 use viv_proto::message::TerminalSize;
 use viv_sandbox::{NewSession, Paths, Record, Viewing};
 
+use super::life::{Programs, running_one};
 use super::run::failure_of_exec;
 use super::viewer::view;
 use super::{Limits, block_on, conclude, ending_signal};
@@ -28,7 +29,7 @@ const UNSEEN: TerminalSize = TerminalSize { columns: 80, rows: 24 };
 pub fn exec(arguments: &ExecArguments, printer: &Printer) -> Result<u8, Failure> {
     let host = HostEnvironment::probe()?;
     let paths = Paths::from_environment()?;
-    let record = viv_sandbox::find(&paths, &arguments.sandbox)?;
+    let (record, programs) = running_one(&arguments.sandbox, &paths)?;
     let at_terminal = terminal::wanted();
     let has_session = at_terminal || arguments.detach;
     if arguments.tty && !at_terminal {
@@ -39,7 +40,8 @@ pub fn exec(arguments: &ExecArguments, printer: &Printer) -> Result<u8, Failure>
         return Err(useless.hint("--detach begins one without a terminal of ours").into());
     }
     let size = at_terminal.then(terminal::size);
-    let exec = plan(arguments, &record, has_session.then(|| size.unwrap_or(UNSEEN)), &host)?;
+    let terminal = has_session.then(|| size.unwrap_or(UNSEEN));
+    let exec = plan(arguments, &record, programs, terminal, &host)?;
     if !has_session {
         let options = SessionOptions { terminal: false, timeout: arguments.timeout, detach: None };
         return block_on(run_program(&paths, &record, exec, options, printer))?;
@@ -79,6 +81,7 @@ async fn run_session(
 fn plan(
     arguments: &ExecArguments,
     record: &Record,
+    programs: Option<Programs>,
     terminal: Option<TerminalSize>,
     host: &HostEnvironment,
 ) -> Result<Exec, Error> {
@@ -96,14 +99,15 @@ fn plan(
             (request.name.clone(), Found { value, origin: Origin::CommandLine })
         })
         .collect();
+    let (own_user, own_cwd) = programs.map(|Programs { user, cwd }| (user, cwd)).unzip();
     Ok(Exec {
         argv: arguments.command.clone(),
         env: resolve::environment(asked, terminal.is_some(), host),
-        cwd: resolve::working_directory(arguments.workdir.clone(), workspace),
+        cwd: resolve::working_directory(arguments.workdir.clone().or(own_cwd), workspace),
         user: match (&arguments.user, arguments.root) {
             (Some(user), _) => user.clone(),
             (None, true) => "root".to_owned(),
-            (None, false) => resolve::AGENT.to_owned(),
+            (None, false) => own_user.unwrap_or_else(|| resolve::AGENT.to_owned()),
         },
         terminal,
     })

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use viv_sandbox::Paths;
 use viv_sandbox::named::{self, Named};
+use viv_sandbox::{NetworkMode, Paths};
 
 use crate::cli::unit::{DisableArguments, EnableArguments};
+use crate::commands::life;
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, ErrorKind, Failure};
+use crate::output::clean::clean;
 use crate::output::{Printer, print, print_json};
 use crate::unit::environment;
 use crate::unit::manager::Manager;
@@ -52,6 +54,7 @@ pub fn enable(arguments: &EnableArguments, printer: &Printer) -> Result<u8, Fail
     let executable = std::env::current_exe().map_err(error::io("cannot find viv's own executable"))?;
     let chosen = chosen(&arguments.sandboxes, &paths)?;
     let environment = environment(&host);
+    check_scope(&chosen, manager.scope, printer)?;
     let plan = |named| plan(named, &manager, &executable, &environment);
     if arguments.print {
         let texts = chosen.iter().map(|named| plan(named).text()).collect::<Result<Vec<_>, _>>()?;
@@ -112,6 +115,26 @@ fn chosen(names: &[String], paths: &Paths) -> Result<Vec<Named>, Failure> {
         })
     };
     names.iter().map(find).collect()
+}
+
+/// Refuses what a unit of this scope could never start: only root attaches to a bridge, and only the system's manager
+/// starts units as root.
+fn check_scope(chosen: &[Named], scope: Scope, printer: &Printer) -> Result<(), Failure> {
+    if scope == Scope::System {
+        return Ok(());
+    }
+    for named in chosen {
+        if let NetworkMode::Bridge { bridge } = life::up::network_of(named, printer)? {
+            let name = &named.name;
+            let message = format!("{name} is described to be on the bridge {}, which takes root", clean(&bridge));
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint(format!(
+                    "a unit of the system, of a sandbox of root's: sudo viv up {name} && sudo viv enable {name}"
+                ))
+                .into());
+        }
+    }
+    Ok(())
 }
 
 fn plan<'a>(

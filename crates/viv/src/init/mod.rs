@@ -114,7 +114,13 @@ pub fn viv_toml(facts: &Facts) -> String {
         comment(&mut text, &format!("packages = {}", array(&packages)));
     } else {
         comment(&mut text, "image = \"oci:REFERENCE\"");
-        setting(&mut text, "packages", &packages);
+        let (there, missing): (Vec<&str>, Vec<&str>) =
+            packages.into_iter().partition(|package| viv_image::is_in_default_root(package));
+        if !there.is_empty() {
+            // An image of one's own may lack them.
+            let _ = writeln!(text, "# In the default image already: {}.", there.join(", "));
+        }
+        setting(&mut text, "packages", &missing);
     }
 
     text.push_str(

@@ -80,6 +80,8 @@ impl Manager {
         self.order(&["daemon-reload"])?;
         let unit = plan.unit();
         self.order(&["enable", &unit])?;
+        // One that was given up may be mended by now. That none is to be forgotten is no failure.
+        let _ = self.ask(&["reset-failed", &unit]);
         self.order(&["start", &unit]).map_err(|error| {
             error
                 .hint(format!(
@@ -183,7 +185,7 @@ mod tests {
         assert!(manager.disable("web").unwrap());
         assert!(!file.exists());
         assert!(!manager.disable("web").unwrap());
-        let enable = "--user daemon-reload\n--user enable viv@web.service\n--user start viv@web.service\n";
+        let enable = "--user daemon-reload\n--user enable viv@web.service\n--user reset-failed viv@web.service\n--user start viv@web.service\n";
         let disable =
             "--user disable --now viv@web.service\n--user daemon-reload\n--user reset-failed viv@web.service\n";
         assert_eq!(log(root.path()), format!("{enable}{enable}{disable}"));

@@ -94,7 +94,12 @@ async fn live(name: &str, journal: &Journal) -> Result<u8, Failure> {
     tell(journal, &format!("READY=1\nSTATUS=sandbox {name} is up"));
     tokio::select! {
         ended = named::wait(&paths, name) => {
-            let (code, line) = verdict(&ended?);
+            let (code, line) = match ended {
+                Ok(named) => verdict(&named),
+                // Nothing is lost that somebody did not wish to be; the next start says that there is none.
+                Err(error) if *error.kind() == viv_sandbox::ErrorKind::NotFound => (WELL, format!("{name} was removed")),
+                Err(error) => return Err(error.into()),
+            };
             journal.say(if code == WELL { Level::Info } else { Level::Error }, &line);
             Ok(code)
         }

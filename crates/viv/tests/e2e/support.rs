@@ -26,6 +26,8 @@ pub struct Host {
     replaced: Option<(&'static str, PathBuf)>,
     /// Whether `viv` is run with the environment of whoever runs the tests.
     own_clients: bool,
+    /// A process whose namespaces commands are run in.
+    namespaces: Option<u32>,
 }
 
 /// What a command did.
@@ -85,7 +87,7 @@ impl Host {
         let viv = root.path().join("viv");
         std::fs::copy(env!("CARGO_BIN_EXE_viv"), &viv).unwrap();
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let host = Self { root, viv, user, cache_home, replaced: None, own_clients: false };
+        let host = Self { root, viv, user, cache_home, replaced: None, own_clients: false, namespaces: None };
         for directory in ["home", "home/project", "run", "state", "config"] {
             let path = host.path(directory);
             std::fs::create_dir(&path).unwrap();
@@ -148,6 +150,16 @@ impl Host {
         self
     }
 
+    /// Has commands run in the namespaces of a process from now on, or where the tests are.
+    pub fn enter(&mut self, process: Option<u32>) {
+        self.namespaces = process;
+    }
+
+    /// The cache that `viv` is told of: `XDG_CACHE_HOME`.
+    pub fn cache_home(&self) -> &Path {
+        &self.cache_home
+    }
+
     /// What `viv` keeps for later: `XDG_CACHE_HOME/viv`.
     pub fn cache(&self) -> PathBuf {
         self.cache_home.join("viv")
@@ -186,10 +198,32 @@ impl Host {
 
     /// A host program, run by the user in the project.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        if self.namespaces.is_some() {
+            return self.entering(program, self.user);
+        }
         let mut command = self.roots_command(program);
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
+        command
+    }
+
+    /// A program run in the namespaces by root.
+    pub fn root_command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.entering(program, None)
+    }
+
+    fn entering(&self, program: impl AsRef<OsStr>, user: Option<(u32, u32)>) -> Command {
+        let target = self.namespaces.expect("there are namespaces").to_string();
+        let mut command = self.roots_command("nsenter");
+        command.args(["--target", &target, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
+        let mut directory = std::ffi::OsString::from("--wdns=");
+        directory.push(self.project());
+        command.arg(directory);
+        if let Some((uid, gid)) = user {
+            command.args(["--setuid", &uid.to_string(), "--setgid", &gid.to_string()]);
+        }
+        command.arg("--").arg(program);
         command
     }
 
@@ -342,6 +376,30 @@ impl Host {
             }
         }
         found
+    }
+}
+
+/// Nothing that a test started outlives it: what a failed one leaves is ended, and one that leaves something fails.
+impl Drop for Host {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let begun = Instant::now();
+            while !self.processes().is_empty() && begun.elapsed() < DEADLINE {
+                std::thread::sleep(GLANCE);
+            }
+        }
+        let left = self.processes();
+        // Each of them may have started another one meanwhile.
+        let begun = Instant::now();
+        while begun.elapsed() < DEADLINE {
+            let found = self.processes();
+            if found.is_empty() {
+                break;
+            }
+            found.into_iter().for_each(|(pid, _)| kill(pid, rustix::process::Signal::KILL));
+            std::thread::sleep(GLANCE);
+        }
+        assert!(left.is_empty() || std::thread::panicking(), "left behind by a test that passed: {left:?}");
     }
 }
 

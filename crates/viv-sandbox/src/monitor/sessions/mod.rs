@@ -251,7 +251,8 @@ impl Hub {
         let size = screen::bounded(viewing.map(|viewing| viewing.size).or(exec.terminal).unwrap_or(DEFAULT_SIZE));
         exec.terminal = Some(size);
         if *self.guest.paused.borrow() {
-            return Err(Error::new(ErrorKind::WrongState, "the sandbox is paused").hint("viv resume"));
+            return Err(Error::new(ErrorKind::WrongState, "the sandbox is paused")
+                .hint(format!("viv resume {}", self.guest.name)));
         }
         let lost = || Error::new(ErrorKind::Monitor, "the sandbox is ending");
         let link = self.guest.link().await.ok_or_else(lost)?;

@@ -5,6 +5,7 @@ mod choice;
 pub mod disk;
 pub mod machine;
 mod outcome;
+mod programs;
 pub mod show;
 mod targets;
 pub mod up;
@@ -17,7 +18,8 @@ use crate::error::Failure;
 use crate::output::Printer;
 
 pub use choice::Verb;
-pub use targets::everything;
+pub use programs::Programs;
+pub use targets::{everything, running_one};
 
 /// What every command looks at.
 pub struct Desk<'a> {

@@ -61,9 +61,9 @@ struct Description {
     agent: Option<String>,
     on_create: Vec<Vec<String>>,
     on_start: Vec<Vec<String>>,
-    /// As `viv up --dry-run --json` has it, without its machine.
+    /// As `viv up --dry-run --json` has it, without its machine, and without the id of one that there is not.
     #[serde(flatten)]
-    resolved: Resolved,
+    resolved: Value,
 }
 
 /// Prints everything about sandboxes, as JSON.
@@ -75,6 +75,16 @@ pub fn inspect(arguments: &InspectArguments, printer: &Printer) -> Result<u8, Fa
     let find = |name: &String| targets::find(name, &desk.paths).and_then(|found| look(found, &desk));
     print_json(&arguments.names.iter().map(find).collect::<Result<Vec<_>, _>>()?)?;
     Ok(0)
+}
+
+/// Each start has another id, so that of one which was only imagined means nothing.
+fn without_id(resolved: &Resolved) -> Value {
+    // All of it is text and numbers, which JSON has.
+    let mut resolved = serde_json::to_value(resolved).unwrap_or_default();
+    if let Some(sandbox) = resolved.get_mut("sandbox").and_then(Value::as_object_mut) {
+        sandbox.remove("id");
+    }
+    resolved
 }
 
 fn look(found: Found, desk: &Desk<'_>) -> Result<Inspected, Failure> {
@@ -99,7 +109,8 @@ fn look(found: Found, desk: &Desk<'_>) -> Result<Inspected, Failure> {
     let described = targets::of(&named, &desk.host, &desk.paths).and_then(|target| {
         let settled = settle(&target, StartOptions::default(), desk)?;
         let Definition { name, agent, on_create, on_start, .. } = target.definition;
-        Ok(Description { name, agent, on_create, on_start, resolved: settled.resolved })
+        let resolved = without_id(&settled.resolved);
+        Ok(Description { name, agent, on_create, on_start, resolved })
     });
     let described = match described {
         Ok(description) => Some(Described::As(Box::new(description))),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use viv_sandbox::named::{self, Named};
 use viv_sandbox::{Paths, Record};
 
+use super::Programs;
 use crate::definition::{self, Definition};
 use crate::environment::HostEnvironment;
 use crate::error::{self, Error, ErrorKind, Failure};
@@ -134,6 +135,26 @@ pub fn find(wanted: &str, paths: &Paths) -> Result<Found, Failure> {
         Ok(record) => Ok(Found::OfRun(Box::new(record))),
         Err(error) if *error.kind() == viv_sandbox::ErrorKind::NotFound => Err(missing.into()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The machine of the one with this name or id, or a unique beginning of either; with how programs run in it, where
+/// that is known.
+///
+/// # Errors
+/// As [`find`]; [`ErrorKind::NotFound`] for one that has no machine now.
+pub fn running_one(wanted: &str, paths: &Paths) -> Result<(Record, Option<Programs>), Failure> {
+    let named = match find(wanted, paths)? {
+        Found::OfRun(record) => return Ok((*record, None)),
+        Found::Named(named) => *named,
+    };
+    let Named { name, state, record, .. } = named;
+    match record {
+        Some(record) => Ok((record, Programs::of(&name, paths))),
+        None => {
+            let error = Error::new(ErrorKind::NotFound, format!("{name} is {state}"));
+            Err(error.hint(format!("viv start {name}")).into())
+        }
     }
 }
 

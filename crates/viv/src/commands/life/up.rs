@@ -5,12 +5,12 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use viv_image::nix::NixEnvironment;
 use viv_proto::message::Exec;
 use viv_sandbox::named::{self, Fresh, Named, NewNamed, State};
-use viv_sandbox::{Event, Paths, TemplateUse, Warning};
+use viv_sandbox::{Event, NetworkMode, Paths, TemplateUse, Warning};
 
 use super::choice::Verb;
 use super::outcome::{Done, Outcome, each};
 use super::targets::{self, Target};
-use super::{Desk, machine};
+use super::{Desk, Programs, machine};
 use crate::agent::AgentCall;
 use crate::cli::life::{RestartArguments, StartArguments, StartOptions, UpArguments};
 use crate::commands::denials::Denials;
@@ -69,6 +69,16 @@ pub fn prepare(name: &str, printer: &Printer) -> Result<(), Failure> {
     let target = targets::of(&named::find(&desk.paths, name)?, &desk.host, &desk.paths)?;
     let settled = settle(&target, StartOptions::default(), &desk)?;
     settled.make_ready(&desk.host, &desk.paths, printer, &mut Clock::start()).map(drop)
+}
+
+/// How a sandbox is to reach others, as it is described now.
+///
+/// # Errors
+/// If nothing describes it any more, or that cannot be used.
+pub fn network_of(named: &Named, printer: &Printer) -> Result<NetworkMode, Failure> {
+    let desk = Desk::open(printer)?;
+    let target = targets::of(named, &desk.host, &desk.paths)?;
+    Ok(settle(&target, StartOptions::default(), &desk)?.resolved.sandbox.network.mode)
 }
 
 /// `viv restart`
@@ -170,7 +180,7 @@ pub fn settle(target: &Target, options: StartOptions, desk: &Desk<'_>) -> Result
         // Nothing of the image's own is run.
         entrypoint: Some(Vec::new()),
         agent,
-        i_know: false,
+        i_know: options.i_know,
         change: &|_| Ok(()),
     };
     let mut settled = launch::settle(wish, host, paths)?;
@@ -273,6 +283,7 @@ async fn start_machine(
         Limits { memory: resolved.sandbox.memory_mib << 20, disk: Some(resolved.sandbox.disk_bytes), timeout: None };
     let refused = match ran {
         Ok(None) => {
+            Programs::remember(&resolved.exec, name, paths)?;
             let named = fresh.settle(true).await?;
             later.begin();
             return Ok(Outcome::of(&named, Done::Started, "is up"));
