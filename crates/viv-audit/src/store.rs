@@ -10,7 +10,7 @@ use crate::files;
 use crate::writer::{Limits, Writer};
 
 /// How many timelines are kept, those that are written included. The oldest others go when one is begun, but for
-/// those of sandboxes that are still there.
+/// those that are spared.
 pub const KEPT: usize = 200;
 
 /// The directory below viv's state.
@@ -48,12 +48,20 @@ impl Store {
         Self { root: state.join(DIRECTORY) }
     }
 
-    /// Opens the timeline of this name, or begins it and lets go of the oldest of others, unless `is_there` says of
-    /// a name that its sandbox is: it may be stopped, and its past is wanted.
+    /// Opens the timeline of this name, or begins it and lets go of the oldest of others.
     ///
     /// # Errors
     /// As [`Writer::open`].
-    pub fn open(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Result<Writer> {
+    pub fn open(&self, name: &str) -> Result<Writer> {
+        self.open_sparing(name, |_| false)
+    }
+
+    /// The same, sparing those others of whose names `is_there` says that their sandboxes are: they may be stopped, and
+    /// their past is wanted.
+    ///
+    /// # Errors
+    /// As [`Writer::open`].
+    pub fn open_sparing(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Result<Writer> {
         files::make_directory(&self.root).map_err(failed(&self.root))?;
         let writer = Writer::open(&self.root.join(name), Limits::default())?;
         self.prune(is_there);

@@ -225,7 +225,7 @@ fn a_journal_records_programs_and_refers_to_logs() {
     let log = root.path().join("log.jsonl");
     std::fs::write(&log, "{\"event\":\"denied\"}\n{\"event\":\"connected\"}\n").unwrap();
     let store = Store::new(root.path());
-    let journal = Journal::new(store.open("web", |_| false).unwrap(), Recording::Terminals).unwrap();
+    let journal = Journal::new(store.open("web").unwrap(), Recording::Terminals).unwrap();
     journal.record(start("0123abcd"));
     journal.follow("network", log.clone(), None);
     let request = |terminal| ProgramRequest { argv: vec!["sh".into()], terminal, ..ProgramRequest::default() };
@@ -282,7 +282,7 @@ fn the_oldest_timelines_make_room_unless_their_sandboxes_are_there() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::new(root.path());
     let begin = |name: &str| {
-        let mut writer = store.open(name, |name| name == "there").unwrap();
+        let mut writer = store.open_sparing(name, |name| name == "there").unwrap();
         writer.append(&start(name)).unwrap();
     };
     begin("there");

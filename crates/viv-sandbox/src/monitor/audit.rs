@@ -78,7 +78,7 @@ impl Audit {
 async fn open(store: &Store, name: &str, paths: &Paths) -> Result<Writer> {
     let begun = Instant::now();
     loop {
-        match store.open(name, |name| named::is_there(paths, name)) {
+        match store.open_sparing(name, |name| named::is_there(paths, name)) {
             Err(error) if *error.kind() == viv_audit::ErrorKind::Busy && begun.elapsed() < TAKE_OVER_PATIENCE => {
                 tokio::time::sleep(GLANCE).await;
             }
