@@ -226,7 +226,7 @@ on a copy of its own is no longer shown.")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  viv exec 3f2a -- ps aux        a sandbox is meant by its name or id, or a unique beginning of either
+  viv exec 3f2a -- ps aux        by name, id, or a unique beginning of either
   viv exec review                a shell in the sandbox named review
   viv exec --root review -- apt-get install -y tree
   viv exec -d --session web review -- npm run dev    in the background; see `viv attach`
@@ -244,10 +244,10 @@ pub struct ExecArguments {
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment)]
     pub env: Vec<EnvironmentRequest>,
-    /// Directory inside to start in, absolute or relative to the workspace [default: as the sandbox is described]
+    /// Directory inside to start in, absolute or relative to the workspace [default: as described]
     #[arg(long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// User inside to run as [default: as the sandbox is described, or agent]
+    /// User inside to run as [default: as described, or agent]
     #[arg(short, long, value_name = "NAME", value_parser = values::parse_user)]
     pub user: Option<String>,
     /// Run as root inside
