@@ -144,7 +144,7 @@ fn is_stale(file: &FileChange, chosen: &Chosen, base: &Manifest, result: Option<
 
 /// Outcomes of changes, each of which may be steps at several paths.
 #[derive(Default)]
-pub(crate) struct Outcomes {
+struct Outcomes {
     known: BTreeMap<TreePath, FileOutcome>,
     /// The change that a step belongs to.
     of_step: BTreeMap<TreePath, TreePath>,
@@ -214,7 +214,13 @@ impl Session {
     ) -> Result<()> {
         let mut needed = Vec::new();
         for step in steps {
-            let found = self.look(&step.path)?;
+            let found = match self.root.look(&step.path, &self.limits) {
+                Ok(found) => found,
+                Err(error) => {
+                    outcomes.is(file, FileOutcome::Failed(error.to_string()));
+                    return Ok(());
+                }
+            };
             match standing(&found, &step.before, &step.after, operation.reason) {
                 Standing::After => {}
                 Standing::Before if matches!(step.after, Some(Node::Large { .. })) => {
@@ -257,7 +263,8 @@ impl Session {
         if let Chosen::Hunks(numbers) = chosen {
             // The directory may have changed elsewhere in the file.
             let (text, _) = self.text(file)?;
-            if let Found::Node(now @ Node::File { mode, .. }, content) = self.look(&file.path)? {
+            // One that cannot be read is told of when its steps are planned.
+            if let Ok(Found::Node(now @ Node::File { mode, .. }, content)) = self.root.look(&file.path, &self.limits) {
                 let Some(merged) = text.onto(&content, numbers) else {
                     outcomes.is(file, FileOutcome::Diverged);
                     return Ok(());
@@ -271,10 +278,6 @@ impl Session {
             operation.base.extend(parts);
         }
         Ok(())
-    }
-
-    fn look(&self, path: &TreePath) -> Result<Found> {
-        self.root.look(path, &self.limits).map_err(io(format!("{path} cannot be read")))
     }
 
     /// In clone mode: drops changes from the result, and remembers them in case they are told again.
@@ -356,6 +359,8 @@ impl Session {
     /// Does what the journal has, from whatever point it was left at.
     pub(crate) fn complete(&mut self, mut operation: Operation) -> Result<Outcome> {
         let outcomes = apply::steps(&self.root, &mut self.blobs, &operation, &self.limits);
+        // Before the journal goes: it may be on another disk than what it tells of.
+        apply::sync(&self.root, &operation);
         let failed: BTreeSet<TreePath> = operation
             .steps
             .iter()

@@ -1,12 +1,12 @@
 //! Recording: the base, what a directory is now, what a sandbox says it changed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::apply::FileOutcome;
 use crate::blobs::write_whole;
-use crate::entry::{Digest, Manifest, Node, encode};
+use crate::entry::{Digest, Manifest, Node, Stat, encode};
 use crate::error::io as failed_to;
 use crate::ignored::Rules;
 use crate::operation::Operation;
@@ -119,9 +119,11 @@ impl Store {
 impl Session {
     /// Manifests of a state whose contents need not be read again.
     fn earlier(&self, id: &str) -> Result<Vec<Manifest>> {
-        let result = self.load(self.state(id, "result")?)?;
-        let base = self.load(self.state(id, "base")?)?;
-        Ok([result, base].into_iter().flatten().collect())
+        let mut whole = Vec::new();
+        for which in ["result", "base"] {
+            whole.extend(self.load_whole(self.state(id, which)?)?);
+        }
+        Ok(whole)
     }
 
     fn read(&mut self, walked: &mut Walked, earlier: &[&Manifest]) -> Result<Manifest> {
@@ -147,9 +149,16 @@ impl Session {
         }
         let known: BTreeSet<TreePath> = base.entries.keys().cloned().collect();
         let mut walked = walk::walk(&self.root, &about.outer, &known, &self.limits)?;
-        let earlier: Option<Manifest> = self.load(self.state(&about.id, "result")?)?;
+        let earlier: Option<Manifest> = self.load_whole(self.state(&about.id, "result")?)?;
         let earlier: Vec<&Manifest> = earlier.iter().chain([base]).collect();
-        let result = self.read(&mut walked, &earlier)?;
+        let mut result = self.read(&mut walked, &earlier)?;
+        // What cannot be looked at is neither as it was nor gone.
+        for directory in &walked.closed {
+            for (path, entry) in base.beneath(directory) {
+                let (size, mode) = (entry.node.size(), entry.node.git_mode() & 0o777);
+                result.set(path, Some(Node::Large { size, mode, stat: Stat::UNKNOWN }));
+            }
+        }
         self.newly_ignored(&mut walked, about, base, &result);
         let path = self.directory.join(self.state(&about.id, "result")?);
         write_whole(&path, &encode(&result)?, false)?;
@@ -264,12 +273,15 @@ impl Session {
         }
         let mut used: BTreeSet<Digest> = BTreeSet::new();
         for about in self.states()? {
+            // What of a state cannot be read needs no contents any more.
             for which in ["start", "base", "result"] {
-                let manifest: Option<Manifest> = self.load(self.state(&about.id, which)?)?;
+                let manifest: Option<Manifest> = self.load_whole(self.state(&about.id, which)?)?;
                 used.extend(manifest.unwrap_or_default().entries.values().filter_map(|entry| entry.node.digest()));
             }
-            used.extend(self.rejected(&about.id)?.into_values().flatten().filter_map(|node| node.digest()));
-            let operations: Option<Vec<Operation>> = self.load(self.state(&about.id, "operations")?)?;
+            let rejected: Option<BTreeMap<TreePath, Option<Node>>> =
+                self.load_whole(self.state(&about.id, "rejected")?)?;
+            used.extend(rejected.unwrap_or_default().into_values().flatten().filter_map(|node| node.digest()));
+            let operations: Option<Vec<Operation>> = self.load_whole(self.state(&about.id, "operations")?)?;
             used.extend(
                 operations
                     .unwrap_or_default()

@@ -76,7 +76,10 @@ pub(crate) fn states(store: &Path) -> Result<Vec<About>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(io(format!("{} cannot be read", directory.display()))(error)),
     };
-    let about = |path: PathBuf| decode::<About>(&std::fs::read(path.join("about")).ok()?).ok();
+    let about = |state: PathBuf| {
+        let path = state.join("about");
+        decode::<About>(&std::fs::read(&path).ok()?, &path).ok()
+    };
     let mut states: Vec<About> = entries.filter_map(|entry| about(entry.ok()?.path())).collect();
     states.sort_by(|one, other| (other.created_unix_ms, &other.id).cmp(&(one.created_unix_ms, &one.id)));
     Ok(states)

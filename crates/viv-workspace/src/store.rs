@@ -144,9 +144,17 @@ impl Session {
     pub(crate) fn load<T: for<'a> Deserialize<'a>>(&self, file: impl AsRef<Path>) -> Result<Option<T>> {
         let path = self.directory.join(file);
         match std::fs::read(&path) {
-            Ok(bytes) => decode(&bytes).map(Some),
+            Ok(bytes) => decode(&bytes, &path).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io(format!("{} cannot be read", path.display()))(error)),
+        }
+    }
+
+    /// The same of what can be done without: none, too, if a loss of power has left half of it.
+    pub(crate) fn load_whole<T: for<'a> Deserialize<'a>>(&self, file: impl AsRef<Path>) -> Result<Option<T>> {
+        match self.load(file) {
+            Err(error) if *error.kind() == ErrorKind::Damaged => Ok(None),
+            loaded => loaded,
         }
     }
 
