@@ -279,7 +279,8 @@ impl Sandbox {
     /// # Errors
     /// If the monitor reported one, or had to be killed.
     pub async fn stop(self) -> Result<()> {
-        self.end_by(&ToMonitor::Stop).await
+        // Its disk may be one that is kept: the monitor knows, and is quicker if it is not.
+        self.end_by(&ToMonitor::Stop, KEPT_STOP_PATIENCE).await
     }
 
     /// Ends everything at once and waits until nothing is left: for a sandbox whose guest said that
@@ -288,10 +289,10 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::stop`].
     pub async fn end(self) -> Result<()> {
-        self.end_by(&ToMonitor::End).await
+        self.end_by(&ToMonitor::End, STOP_PATIENCE).await
     }
 
-    async fn end_by(mut self, message: &ToMonitor) -> Result<()> {
+    async fn end_by(mut self, message: &ToMonitor, patience: Duration) -> Result<()> {
         // If it is gone already, there is nothing to stop.
         let _ = wire::send(&mut self.commands, message).await;
         let mut failure = None;
@@ -303,13 +304,13 @@ impl Sandbox {
             }
             wait(&mut self.monitor).await
         };
-        if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+        if tokio::time::timeout(patience, ended).await.is_err() {
             if let Some(monitor) = &mut self.monitor {
                 let _ = monitor.kill().await;
             }
             return Err(Error::new(
                 ErrorKind::Monitor,
-                format!("sandbox {} did not end within {} seconds and was killed", self.id, STOP_PATIENCE.as_secs()),
+                format!("sandbox {} did not end within {} seconds and was killed", self.id, patience.as_secs()),
             ));
         }
         failure.map_or(Ok(()), Err)

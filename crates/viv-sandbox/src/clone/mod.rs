@@ -96,7 +96,8 @@ impl WorkspaceCopy {
         let mut kept = BufWriter::new(File::create(&partial).map_err(failed())?);
         let keep = move |reader: &mut RecordReader<_>| {
             listing::keep(reader, &mut kept)?;
-            kept.flush().map_err(io("the copy's listing cannot be kept"))
+            // A copy on a disk that is kept is compared with it after a loss of power, too.
+            kept.flush().and_then(|()| kept.get_ref().sync_all()).map_err(io("the copy's listing cannot be kept"))
         };
         self.files.list(self.place()?, keep).await?;
         std::fs::rename(&partial, self.listing()).map_err(failed())?;
