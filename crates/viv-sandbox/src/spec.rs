@@ -213,6 +213,14 @@ pub struct SandboxSpec {
     pub boot_deadline_seconds: u64,
 }
 
+impl SandboxSpec {
+    /// What it is called: its name or, without one, its id. What is kept of it is kept under this.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
+}
+
 /// A fresh sandbox id: eight hexadecimal digits.
 #[must_use]
 pub fn new_id() -> String {

@@ -42,7 +42,7 @@ pub async fn begin(
     if spec.workspace_mode != WorkspaceMode::Clone {
         return Ok(None);
     }
-    let key = spec.name.as_deref().unwrap_or(&spec.id);
+    let key = spec.called();
     let copy = WorkspaceCopy::new(sandbox.files()?, &spec.workspace, paths, key);
     if copy.is_there().await? {
         return Ok(Some(copy));
@@ -68,7 +68,7 @@ pub async fn refresh(record: &Record, paths: &Paths, printer: &Printer) -> Resul
     if record.workspace_mode.is_live() {
         return Ok(());
     }
-    let key = record.name.as_deref().unwrap_or(&record.id);
+    let key = record.called();
     let copy = WorkspaceCopy::new(viv_sandbox::files_of(paths, record)?, &record.workspace, paths, key);
     take(&copy, &record.workspace, key, paths, printer).await.map(drop)
 }
@@ -78,7 +78,7 @@ pub async fn refresh(record: &Record, paths: &Paths, printer: &Printer) -> Resul
 /// # Errors
 /// A sandbox that is gone, or sends what makes no sense.
 pub async fn finish(copy: &WorkspaceCopy, spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(), Failure> {
-    let key = spec.name.as_deref().unwrap_or(&spec.id);
+    let key = spec.called();
     let count = take(copy, &spec.workspace, key, paths, printer).await?;
     if count > 0 {
         let files = if count == 1 { "1 file has".to_owned() } else { format!("{count} files have") };

@@ -35,7 +35,7 @@ pub fn sync(arguments: &SyncArguments, printer: &Printer) -> Result<u8, Failure>
             .hint("viv sync is for viv run --workspace clone")
             .into());
     }
-    let name = record.name.clone().unwrap_or_else(|| record.id.clone());
+    let name = record.called().to_owned();
     let repository = Repository::of(&record.workspace, arguments.i_know)?;
     let artifacts = arguments.artifacts.iter().map(|path| artifact(path)).collect::<Result<Vec<_>, _>>()?;
     // Before anything is changed.

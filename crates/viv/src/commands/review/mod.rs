@@ -201,8 +201,7 @@ impl Target {
         let found = viv_workspace::find(&state, wanted.as_deref(), &directory)?;
         if found.sandbox.mode == Mode::Clone {
             // What a running one has changed by now; of one that has ended it was taken then.
-            let key = |record: &Record| record.name.clone().unwrap_or_else(|| record.id.clone());
-            let is_it = |record: &Record| key(record) == found.sandbox.id && record.workspace == found.workspace;
+            let is_it = |record: &Record| record.called() == found.sandbox.id && record.workspace == found.workspace;
             if let Some(record) = viv_sandbox::list(&all)?.into_iter().find(is_it) {
                 block_on(clone::refresh(&record, &all, printer))??;
             }
