@@ -133,7 +133,7 @@ pub(crate) fn read_head(directory: &Path) -> io::Result<Option<Head>> {
     if encode(&head)? == bytes { Ok(Some(head)) } else { Err(io::Error::other("it was not written by viv")) }
 }
 
-/// Replaces the head, durably: after this it is on the disk, or the one before still is.
+/// Replaces the head: a loss of power leaves this one or the one before, either whole.
 pub(crate) fn write_head(directory: &Path, head: &Head) -> io::Result<()> {
     let partial = directory.join(".head.partial");
     let mut file = private().create(true).truncate(true).open(&partial)?;

@@ -231,12 +231,6 @@ impl Program {
         self.number
     }
 
-    /// Whether its output is wanted.
-    #[must_use]
-    pub fn is_recorded(&self) -> bool {
-        self.recorded
-    }
-
     /// It wrote something, whatever the bytes are. Copies them; more than can be written down is left out.
     pub fn output(&mut self, bytes: &[u8]) {
         let (Some(shared), true) = (&self.journal.0, self.recorded && !bytes.is_empty()) else { return };

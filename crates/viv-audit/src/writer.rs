@@ -295,7 +295,7 @@ fn adopt(head: &mut Head, mut bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The place and hash of the last line of a segment.
-pub(crate) fn last_line(bytes: &[u8]) -> Option<(u64, Hash)> {
+fn last_line(bytes: &[u8]) -> Option<(u64, Hash)> {
     let whole = bytes.strip_suffix(b"\n")?;
     let line = whole.rsplit(|byte| *byte == b'\n').next()?;
     let link: Link = serde_json::from_slice(line).ok()?;
