@@ -5,7 +5,6 @@ mod app;
 mod ci;
 mod cli;
 mod commands;
-#[allow(dead_code, reason = "the commands about sandboxes that stay read it")]
 mod definition;
 mod devcontainer;
 mod doctor;

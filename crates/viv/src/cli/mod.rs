@@ -5,6 +5,8 @@ pub mod audit;
 pub mod bridge;
 mod ci;
 mod copy;
+#[cfg(test)]
+mod documented;
 pub mod image;
 mod init;
 mod kernel;
