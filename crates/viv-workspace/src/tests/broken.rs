@@ -64,7 +64,7 @@ fn what_cannot_be_read_is_neither_gone_nor_in_the_way_of_the_rest() {
         place.write("closed/file", "one");
         place.store().record_base(&live("one")).unwrap();
         place.write("file", "two");
-        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
 
         let diff = place.store().diff("one").unwrap();
         assert_eq!(told(&diff), ["Modified closed/file", "Modified file"]);
