@@ -6,6 +6,7 @@ use crate::apply::{self, FileOutcome, Outcome};
 use crate::beneath::Found;
 use crate::blobs::write_whole;
 use crate::diff::{Chosen, FileChange, Selection, compare};
+use crate::dropped::drop_hunks;
 use crate::entry::{Manifest, Node, encode};
 use crate::error::io;
 use crate::operation::{Operation, Reason, Standing, Step, standing};
@@ -62,7 +63,8 @@ impl Store {
     }
 
     /// Drops what was chosen. In live mode the directory gets what the base has; in clone mode it is no longer shown,
-    /// until the sandbox changes it again.
+    /// until the sandbox changes it again: a whole file until anything of it is another, a hunk until its lines or
+    /// those next to them are.
     ///
     /// # Errors
     /// As [`Store::accept`].
@@ -280,7 +282,7 @@ impl Session {
     /// In clone mode: drops changes from the result, and remembers them in case they are told again.
     fn drop_changes(&mut self, id: &str, base: &Manifest, selection: &Selection) -> Result<Outcome> {
         let mut result = self.manifest(id, "result")?;
-        let mut rejected = self.rejected(id)?;
+        let (mut rejected, mut dropped) = (self.rejected(id)?, self.dropped(id)?);
         let mut outcome = Outcome::default();
         for (file, chosen) in &selection.0 {
             let stale = is_stale(file, chosen, base, Some(&result));
@@ -297,13 +299,23 @@ impl Session {
                 }
                 Chosen::Hunks(_) => {
                     for step in self.steps_back(file, chosen)? {
+                        let digest = |node: &Option<Node>| node.as_ref().and_then(Node::digest);
+                        if let (Some(before), Some(after)) = (digest(&step.before), digest(&step.after)) {
+                            drop_hunks(&mut dropped, &step.path, before, after);
+                        }
                         result.set(&step.path, step.after);
                     }
                 }
             }
             outcome.files.push((file.path.clone(), FileOutcome::Done));
         }
+        self.blobs.commit()?;
+        self.blobs.sync(dropped.values().flat_map(|dropped| [&dropped.reported, &dropped.shown]))?;
+        fault::point();
         write_whole(&self.directory.join(self.state(id, "rejected")?), &encode(&rejected)?, true)?;
+        fault::point();
+        self.save_dropped(id, &dropped)?;
+        fault::point();
         self.save(id, "result", &result)?;
         Ok(outcome)
     }

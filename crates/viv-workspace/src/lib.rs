@@ -29,6 +29,7 @@ mod beneath;
 mod blobs;
 mod change;
 mod diff;
+mod dropped;
 mod entry;
 mod error;
 mod fault;

@@ -44,6 +44,37 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::TooLarge`] if there is more than [`crate::Limits`] has; [`ErrorKind::Io`].
     pub fn record_base(&self, sandbox: &Sandbox) -> Result<Recorded> {
+        self.record_base_with(sandbox, |_, _| Ok(()))
+    }
+
+    /// The same for a copy that was made with less than the directory has: of what is there, with those files alone
+    /// that `is_as_here` is true of, and with others from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Store::record_base`], and those of `others`.
+    pub fn record_base_of_copy<R: Read>(
+        &self,
+        sandbox: &Sandbox,
+        is_as_here: impl Fn(&TreePath) -> bool,
+        others: impl IntoIterator<Item = io::Result<Change<R>>>,
+    ) -> Result<Recorded> {
+        self.record_base_with(sandbox, |session, base| {
+            let here = base.clone();
+            base.entries.retain(|path, _| is_as_here(path));
+            let (mut notes, mut total) = (Notes::default(), 0);
+            for other in others {
+                let other = other.map_err(failed_to("what the copy was made from cannot be read"))?;
+                session.take(other, &here, base, &mut notes, &mut total)?;
+            }
+            session.blobs.commit()
+        })
+    }
+
+    fn record_base_with(
+        &self,
+        sandbox: &Sandbox,
+        amend: impl FnOnce(&mut Session, &mut Manifest) -> Result<()>,
+    ) -> Result<Recorded> {
         check_id(&sandbox.id)?;
         let began = Instant::now();
         let mut session = self.session()?;
@@ -51,7 +82,8 @@ impl Store {
         let mut walked = walk::walk(&session.root, &outer, &tracked, &session.limits)?;
         let states = session.states()?;
         let earlier = states.first().map(|newest| session.earlier(&newest.id)).transpose()?.unwrap_or_default();
-        let base = session.read(&mut walked, &earlier.iter().collect::<Vec<_>>())?;
+        let mut base = session.read(&mut walked, &earlier.iter().collect::<Vec<_>>())?;
+        amend(&mut session, &mut base)?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let about = About {
             id: sandbox.id.clone(),
@@ -83,7 +115,7 @@ impl Store {
     }
 
     /// Records what a sandbox in clone mode says it changed: all of it since its base was recorded, deletions first.
-    /// What it said before is forgotten.
+    /// What it said before is forgotten, but for what was rejected of it ([`Store::reject`]).
     ///
     /// A guest's permissions tell only whether a file may be executed: an existing file keeps those of the base
     /// unless that differs, a new one has 644 or 755. A file over the limit is not taken, and noted. A path at
@@ -109,6 +141,7 @@ impl Store {
         }
         notes.sort();
         session.blobs.commit()?;
+        session.leave_out(id, &mut result)?;
         let path = session.directory.join(session.state(id, "notes")?);
         write_whole(&path, &encode(&notes)?, false)?;
         session.save(id, "result", &result)?;
@@ -268,6 +301,8 @@ impl Session {
                 let manifest: Option<Manifest> = self.load(self.state(&about.id, which)?)?;
                 used.extend(manifest.unwrap_or_default().entries.values().filter_map(|entry| entry.node.digest()));
             }
+            let dropped = self.dropped(&about.id)?;
+            used.extend(dropped.values().flat_map(|dropped| [dropped.reported, dropped.shown]));
             used.extend(self.rejected(&about.id)?.into_values().flatten().filter_map(|node| node.digest()));
             let operations: Option<Vec<Operation>> = self.load(self.state(&about.id, "operations")?)?;
             used.extend(
