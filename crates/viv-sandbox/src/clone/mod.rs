@@ -14,8 +14,10 @@
 //! a copy is made from may be a stranger's, too; see [`Repository::of`].
 
 mod changes;
+mod fault;
 mod git;
 mod git_directory;
+mod inbox;
 mod listing;
 mod repository;
 mod sync;

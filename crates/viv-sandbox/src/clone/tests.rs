@@ -1,5 +1,7 @@
 //! Copies of real repositories, made by the host's git and read by it again, without a machine between.
 
+mod killed;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
