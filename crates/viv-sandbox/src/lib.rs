@@ -44,7 +44,10 @@ mod terminal_modes;
 mod wire;
 
 pub use client::{Event, Sandbox, StartRequest, exec_in, files_of, kill, publish, relink, start, stop};
-pub use clone::{Changed, Content, Fetched, Ignored, Repository, Sync, WorkspaceCopy, git_config_value, is_ignored};
+pub use clone::{
+    Changed, CommittedFile, Content, CopyContents, Fetched, Ignored, Repository, Sync, WorkspaceCopy, git_config_value,
+    is_ignored,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
 pub use files::{Files, OnProgress};
@@ -70,7 +73,9 @@ pub use sessions::{
 };
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
-pub use spec::{KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, WorkspaceMode, new_id, new_token};
+pub use spec::{
+    CopySelection, KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, WorkspaceMode, new_id, new_token,
+};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,

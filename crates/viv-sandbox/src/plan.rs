@@ -373,6 +373,7 @@ mod tests {
             spares: 0,
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
+            copied: crate::CopySelection::default(),
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,

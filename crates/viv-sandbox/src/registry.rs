@@ -317,6 +317,7 @@ mod tests {
             hostname: "h".into(),
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
+            copied: crate::CopySelection::default(),
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,

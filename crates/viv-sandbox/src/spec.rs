@@ -121,6 +121,29 @@ impl WorkspaceMode {
     }
 }
 
+/// What a copy of the workspace has besides what is committed. Ignored files it never has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySelection {
+    /// Files that git does not track.
+    pub untracked: bool,
+    /// What was changed of the files that git tracks; without it, they are as the commit has them that is checked out.
+    pub uncommitted: bool,
+}
+
+impl Default for CopySelection {
+    fn default() -> Self {
+        Self { untracked: true, uncommitted: true }
+    }
+}
+
+impl CopySelection {
+    /// Whether this is the usual one: all of it.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 fn guarded() -> bool {
     true
 }
@@ -177,6 +200,9 @@ pub struct SandboxSpec {
     /// How it works on it.
     #[serde(default, skip_serializing_if = "WorkspaceMode::is_live")]
     pub workspace_mode: WorkspaceMode,
+    /// What a copy of it has.
+    #[serde(default, skip_serializing_if = "CopySelection::is_everything")]
+    pub copied: CopySelection,
     /// What of a live workspace the guest may not change, besides git's hooks and configuration: paths
     /// relative to it. What is not there cannot be made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

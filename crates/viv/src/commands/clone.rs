@@ -1,10 +1,12 @@
 //! What `--workspace clone` adds to a start and an end.
 
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
 use viv_sandbox::{
-    Carried, Changed, Ignored, Paths, Record, Repository, Sandbox, SandboxSpec, WorkspaceCopy, WorkspaceMode,
+    Carried, Changed, CommittedFile, CopyContents, CopySelection, Ignored, Paths, Record, Repository, Sandbox,
+    SandboxSpec, WorkspaceCopy, WorkspaceMode,
 };
 use viv_workspace::{Change, Mode, Rules, Store, TreePath};
 
@@ -50,14 +52,42 @@ pub async fn begin(
     let began = std::time::Instant::now();
     let store = Store::open(&paths.state, &spec.workspace)?;
     let whose = viv_workspace::Sandbox { id: key.to_owned(), name: spec.name.clone(), mode: Mode::Clone };
-    let recorded = tokio::task::spawn_blocking(move || store.record_base(&whose));
+    let contents = match &repository {
+        Some(repository) if !spec.copied.is_everything() => Some((repository.clone(), spec.copied)),
+        _ => None,
+    };
+    let recorded = tokio::task::spawn_blocking(move || record_base(&store, &whose, contents));
     let progress = Progress::new(printer);
     let told = progress.clone();
-    let carried = copy.make(repository, true, Box::new(move |carried: &Carried| told.show(carried))).await?;
+    let carried = copy.make(repository, spec.copied, Box::new(move |carried: &Carried| told.show(carried))).await?;
     recorded.await.map_err(|_| Error::new(ErrorKind::Io, "the workspace could not be looked at"))??;
     progress.clear();
     printer.timing(&format!("a copy of {} files is inside", carried.entries), began.elapsed());
     Ok(Some(copy))
+}
+
+/// Records what a copy begins with, which may be less than the directory has.
+fn record_base(
+    store: &Store,
+    whose: &viv_workspace::Sandbox,
+    contents: Option<(Repository, CopySelection)>,
+) -> Result<(), Failure> {
+    let Some((repository, selection)) = contents else {
+        store.record_base(whose)?;
+        return Ok(());
+    };
+    let contents = CopyContents::of(&repository, selection)?;
+    let committed = contents.committed().filter_map(|file| match file {
+        Ok(CommittedFile { path, mode, content }) => TreePath::new(path).ok().map(|path| {
+            Ok(match mode {
+                Some(mode) => Change::File { path, mode, content: Cursor::new(content) },
+                None => Change::Symlink { path, target: content },
+            })
+        }),
+        Err(error) => Some(Err(std::io::Error::other(error))),
+    });
+    store.record_base_of_copy(whose, |path| contents.is_as_here(path.as_bytes()), committed)?;
+    Ok(())
 }
 
 /// Takes what a running sandbox that works on a copy has changed by now. Nothing is done for one in live mode.

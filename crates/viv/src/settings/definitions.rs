@@ -188,6 +188,16 @@ settings! {
         default: "live", example: "\"clone\"",
         shape: Shape::OneOf(&["live", "clone"]), project: ProjectRule::Allowed,
     };
+    UNTRACKED = Setting {
+        key: "untracked", flag: "--untracked yes|no", help: "Whether a copy of the workspace has files that git does not track",
+        default: "true", example: "false",
+        shape: Shape::Truth, project: ProjectRule::Allowed,
+    };
+    UNCOMMITTED = Setting {
+        key: "uncommitted", flag: "--uncommitted yes|no", help: "Whether a copy of the workspace has changes that are not committed, or begins with the commit that is checked out",
+        default: "true", example: "false",
+        shape: Shape::Truth, project: ProjectRule::Allowed,
+    };
     PROTECT = Setting {
         key: "protect", flag: "--protect", help: "Paths of a live workspace that are read-only inside, relative to it; what is not there cannot be made either",
         default: "none", example: "[\".envrc\", \".vscode\"]",
@@ -378,6 +388,8 @@ pub const OF_OWN_SANDBOX: &[&Setting] = &[
     &ON_CREATE,
     &ON_START,
     &WORKSPACE_MODE,
+    &UNTRACKED,
+    &UNCOMMITTED,
     &PROTECT,
     &GIT_GUARD,
     &MOUNTS,
@@ -421,6 +433,8 @@ pub const OF_NAMED_SANDBOX: &[&Setting] = &[
     &ON_CREATE,
     &ON_START,
     &WORKSPACE_MODE,
+    &UNTRACKED,
+    &UNCOMMITTED,
     &PROTECT,
     &GIT_GUARD,
     &MOUNTS,

@@ -89,6 +89,10 @@ pub struct Layer {
     pub mounts: Vec<Found<MountRequest>>,
     /// How it works on the workspace.
     pub workspace_mode: Option<Found<WorkspaceMode>>,
+    /// Whether a copy of it has what git does not track.
+    pub untracked: Option<Found<bool>>,
+    /// Whether a copy of it has what is not committed.
+    pub uncommitted: Option<Found<bool>>,
     /// What of a live workspace it may not change, relative to that.
     pub protect: Vec<Found<PathBuf>>,
     /// Whether it is kept from changing what git on the host would run.
@@ -173,6 +177,14 @@ pub struct SecretSetting {
     pub in_environment: bool,
 }
 
+/// A project does not get at files that its user keeps from copies.
+fn unless_kept_away(stronger: Option<Found<bool>>, weaker: Option<Found<bool>>) -> Option<Found<bool>> {
+    match (stronger, weaker) {
+        (Some(Found { value: true, origin: Origin::Project }), Some(users @ Found { value: false, .. })) => Some(users),
+        (stronger, weaker) => stronger.or(weaker),
+    }
+}
+
 impl Layer {
     /// This layer over a weaker one. Variables and labels are merged one by one; shares add up.
     #[must_use]
@@ -188,6 +200,8 @@ impl Layer {
                 (Some(Found { value: WorkspaceMode::Live, origin: Origin::Project }), Some(users)) => Some(users),
                 (stronger, weaker) => stronger.or(weaker),
             },
+            untracked: unless_kept_away(self.untracked, weaker.untracked),
+            uncommitted: unless_kept_away(self.uncommitted, weaker.uncommitted),
             protect: weaker.protect.into_iter().chain(self.protect).collect(),
             git_guard: self.git_guard.or(weaker.git_guard),
             workdir: self.workdir.or(weaker.workdir),

@@ -248,6 +248,18 @@ pub fn parse_workspace_mode(text: &str) -> Result<WorkspaceMode, String> {
     }
 }
 
+/// Reads yes or no.
+///
+/// # Errors
+/// Names what there is.
+pub fn parse_yes(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("not one of yes, no".to_owned()),
+    }
+}
+
 /// What stands after `--workspace`: a directory, or one of the words `live` and `clone`. A directory of
 /// such a name is written with more of a path, as `./clone`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -159,6 +159,7 @@ impl<'a> Stack<'a> {
             files: vec![],
             network: NetworkSpec::default(),
             workspace_mode: viv_sandbox::WorkspaceMode::Live,
+            copied: viv_sandbox::CopySelection::default(),
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,

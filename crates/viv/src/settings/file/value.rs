@@ -102,6 +102,8 @@ impl Reader<'_> {
             "workspace-mode" => {
                 layer.workspace_mode = Some(self.found(self.text(setting, value, values::parse_workspace_mode)?));
             }
+            "untracked" => layer.untracked = Some(self.found(self.truth(setting, value)?)),
+            "uncommitted" => layer.uncommitted = Some(self.found(self.truth(setting, value)?)),
             "protect" => layer.protect = self.texts(setting, value, values::parse_protected)?,
             "git-guard" => layer.git_guard = Some(self.found(self.truth(setting, value)?)),
             "deny" => layer.deny = self.texts(setting, value, values::parse_deny)?,
