@@ -13,6 +13,7 @@ mod audit;
 mod canaries;
 mod clock;
 mod clone;
+mod clone_attacks;
 mod devcontainer;
 mod devices;
 mod exhaustion;
