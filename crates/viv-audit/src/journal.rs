@@ -23,8 +23,8 @@ const QUEUED_ENTRIES: usize = 8192;
 /// Output that may wait to be recorded, in bytes; what comes faster is left out.
 const QUEUED_BYTES: u64 = 8 << 20;
 
-/// What of the programs' output is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What of the programs' output is recorded, from less to more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recording {
     /// Nothing.

@@ -129,6 +129,7 @@ pub fn resolve(
     pick("git-guard", origin(settings.git_guard.as_ref()));
     pick("user", origin(settings.user.as_ref()));
     pick("timeout", origin(settings.timeout.as_ref()));
+    pick("record", origin(settings.recording.as_ref()));
     pick("name", origin(settings.name.as_ref()));
     pick("net", origin(settings.net.as_ref()));
     let network = NetworkRequest::take(&mut settings);
@@ -188,7 +189,7 @@ pub fn resolve(
         protect: settings.protect.into_iter().map(|found| found.value).collect(),
         git_guard: settings.git_guard.is_none_or(|found| found.value),
         persistent_disk: None,
-        recording: Recording::default(),
+        recording: settings.recording.map_or_else(Recording::default, |found| found.value),
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {

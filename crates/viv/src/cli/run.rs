@@ -207,6 +207,7 @@ impl RunArguments {
             timeout: self.timeout.map(found),
             template: if self.cold { Some(TemplateUse::Never) } else { self.template }.map(found),
             spares: self.spares.map(found),
+            recording: self.ci.record.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
             ..self.network.layer(directory, rest)

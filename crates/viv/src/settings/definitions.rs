@@ -313,6 +313,11 @@ settings! {
         default: "none", example: "[\"/srv/ca.pem\"]",
         shape: Shape::Texts, project: ProjectRule::BeneathWorkspace,
     };
+    RECORD = Setting {
+        key: "record", flag: "--record", help: "What to record of the programs' output, for `viv logs`: none, terminals or all; a project's file can only ask for more than you do",
+        default: "terminals; with --ci: all", example: "\"all\"",
+        shape: Shape::OneOf(&["none", "terminals", "all"]), project: ProjectRule::Allowed,
+    };
     NAME = Setting {
         key: "name", flag: "--name", help: "Name of the sandbox, for `viv ps` and `viv exec`, and its host name",
         default: "none", example: "\"review\"",
@@ -396,6 +401,7 @@ pub const OF_OWN_SANDBOX: &[&Setting] = &[
     &WORKDIR,
     &USER,
     &LABELS,
+    &RECORD,
     &VMM,
     &ACCEL,
     &KERNEL,
@@ -439,6 +445,7 @@ pub const OF_NAMED_SANDBOX: &[&Setting] = &[
     &WORKDIR,
     &USER,
     &LABELS,
+    &RECORD,
     &VMM,
     &ACCEL,
     &KERNEL,

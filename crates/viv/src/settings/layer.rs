@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use viv_image::{ImageSource, Package, Platform};
 use viv_net::gateway::{Budget, Credential};
-use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice, WorkspaceMode};
+use viv_sandbox::{AccelChoice, KernelChoice, Publish, Recording, TemplateUse, VmmChoice, WorkspaceMode};
 
 use super::network::{NetworkChoice, PriceSettings, UpstreamSettings};
 use super::values::Size;
@@ -123,6 +123,8 @@ pub struct Layer {
     pub template: Option<Found<TemplateUse>>,
     /// Machines kept ready.
     pub spares: Option<Found<u32>>,
+    /// What of the programs' output is recorded.
+    pub recording: Option<Found<Recording>>,
     /// Name.
     pub name: Option<Found<String>>,
     /// Labels.
@@ -205,6 +207,15 @@ impl Layer {
             cache_limit: self.cache_limit.or(weaker.cache_limit),
             template: self.template.or(weaker.template),
             spares: self.spares.or(weaker.spares),
+            recording: match (self.recording, weaker.recording) {
+                // A project does not hide what its user wants to see.
+                (Some(Found { value, origin: Origin::Project }), Some(users))
+                    if value < users.value && users.origin != Origin::Project =>
+                {
+                    Some(users)
+                }
+                (stronger, weaker) => stronger.or(weaker),
+            },
             name: self.name.or(weaker.name),
             labels: weaker.labels.into_iter().chain(self.labels).collect(),
             net: self.net.or(weaker.net),
@@ -220,5 +231,26 @@ impl Layer {
             upstreams: weaker.upstreams.into_iter().chain(self.upstreams).collect(),
             prices: weaker.prices.into_iter().chain(self.prices).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_has_more_recorded_and_not_less() {
+        let layer = |value, origin| Layer { recording: Some(Found { value, origin }), ..Layer::default() };
+        let over = |project: Recording, user: Recording| {
+            let layer = layer(project, Origin::Project).over(layer(user, Origin::UserConfig));
+            layer.recording.unwrap().value
+        };
+        assert_eq!(over(Recording::All, Recording::None), Recording::All);
+        assert_eq!(over(Recording::Terminals, Recording::All), Recording::All);
+        let typed = layer(Recording::None, Origin::CommandLine).over(layer(Recording::All, Origin::Project));
+        assert_eq!(typed.recording.unwrap().value, Recording::None);
+        // What a project says of one sandbox goes over what it says of all.
+        let one = layer(Recording::Terminals, Origin::Project).over(layer(Recording::All, Origin::Project));
+        assert_eq!(one.recording.unwrap().value, Recording::Terminals);
     }
 }

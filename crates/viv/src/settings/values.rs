@@ -9,7 +9,7 @@ use serde::Serialize;
 use viv_image::Package;
 use viv_net::policy::Rule;
 use viv_net::sets::SetName;
-use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice, WorkspaceMode};
+use viv_sandbox::{AccelChoice, Recording, TemplateUse, VmmChoice, WorkspaceMode};
 
 use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
 use super::layer::DevContainerChoice;
@@ -170,6 +170,19 @@ pub fn parse_template(text: &str) -> Result<TemplateUse, String> {
         "use" => Ok(TemplateUse::Use),
         "never" => Ok(TemplateUse::Never),
         _ => Err("not one of auto, use, never".to_owned()),
+    }
+}
+
+/// Reads what of the programs' output is recorded.
+///
+/// # Errors
+/// Names what there is.
+pub fn parse_recording(text: &str) -> Result<Recording, String> {
+    match text {
+        "none" => Ok(Recording::None),
+        "terminals" => Ok(Recording::Terminals),
+        "all" => Ok(Recording::All),
+        _ => Err("not one of none, terminals, all".to_owned()),
     }
 }
 
