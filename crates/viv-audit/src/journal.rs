@@ -13,6 +13,7 @@ use crate::cast::Header;
 use crate::error::{Result, failed};
 use crate::event::{Event, Exec, MAX_TEXT_BYTES, ProgramEnd, cut, cut_words};
 use crate::files;
+use crate::transcript::FoundTranscript;
 use crate::writer::Writer;
 
 mod thread_of_writer;
@@ -83,6 +84,7 @@ enum Entry {
     Gap { program: u64, at: Duration, bytes: u64 },
     Ended { program: u64, at: Duration, end: ProgramEnd },
     Follow { log: String, path: PathBuf, rotated: Option<PathBuf> },
+    Transcript(FoundTranscript),
     Close(Event),
 }
 
@@ -177,6 +179,14 @@ impl Journal {
     pub fn follow(&self, log: &str, path: PathBuf, rotated: Option<PathBuf>) {
         if let Some(shared) = &self.0 {
             shared.send(Entry::Follow { log: log.to_owned(), path, rotated });
+        }
+    }
+
+    /// Keeps a copy of a transcript, and tells of it; the oldest ones go if there are too many. It is read by the
+    /// thread that writes, so [`Journal::close`] waits for that, too.
+    pub fn transcript(&self, found: FoundTranscript) {
+        if let Some(shared) = &self.0 {
+            shared.send(Entry::Transcript(found));
         }
     }
 

@@ -162,6 +162,13 @@ impl Entry {
         path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()).then_some(path)
     }
 
+    /// Where the copy of a transcript is, if it is there.
+    #[must_use]
+    pub fn transcript(&self, file: &str) -> Option<PathBuf> {
+        let path = files::transcript_path(&self.directory, &files::transcript_name(files::transcript_number(file)?));
+        path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()).then_some(path)
+    }
+
     /// The files of it, to be copied in this order so that the copy verifies: name and path.
     ///
     /// # Errors
@@ -174,6 +181,9 @@ impl Entry {
         );
         let casts = files::casts(&self.directory).map_err(failed())?;
         names.extend(casts.into_iter().map(|number| Path::new(files::CASTS).join(files::cast_name(number))));
+        let transcripts = files::transcripts(&self.directory).map_err(failed())?;
+        let transcripts = transcripts.into_iter().map(files::transcript_name);
+        names.extend(transcripts.map(|name| Path::new(files::TRANSCRIPTS).join(name)));
         Ok(names.into_iter().map(|name| (name.clone(), self.directory.join(name))).collect())
     }
 }

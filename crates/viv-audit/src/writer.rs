@@ -24,11 +24,19 @@ pub struct Limits {
     pub cast_bytes: u64,
     /// All recordings together, in bytes; the oldest go first.
     pub casts_bytes: u64,
+    /// All transcripts together, in bytes; the oldest go first.
+    pub transcripts_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { segment_bytes: 4 << 20, segments: 8, cast_bytes: 64 << 20, casts_bytes: 256 << 20 }
+        Self {
+            segment_bytes: 4 << 20,
+            segments: 8,
+            cast_bytes: 64 << 20,
+            casts_bytes: 256 << 20,
+            transcripts_bytes: 256 << 20,
+        }
     }
 }
 

@@ -26,11 +26,12 @@ use crate::sys;
 use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
 use crate::{Error, ErrorKind, Holdings, Paths, Plan, Publish, Record, Result};
 
-/// How long a monitor may take to end in good order before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a monitor may take to end in good order before it is killed: a quarter of a minute for its guest, and
+/// the same for the timeline.
+const STOP_PATIENCE: Duration = Duration::from_secs(35);
 
 /// The same if it may have a disk to flush, which takes a minute at most.
-const KEPT_STOP_PATIENCE: Duration = Duration::from_secs(75);
+const KEPT_STOP_PATIENCE: Duration = Duration::from_secs(90);
 
 /// The longest answer of a monitor to a command, in bytes.
 const LONGEST_ANSWER_BYTES: u64 = 1024;

@@ -377,6 +377,7 @@ mod tests {
             git_guard: true,
             persistent_disk: None,
             recording: viv_audit::Recording::default(),
+            transcripts: Vec::new(),
             boot_deadline_seconds: 60,
         }
     }

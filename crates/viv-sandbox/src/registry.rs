@@ -321,6 +321,7 @@ mod tests {
             git_guard: true,
             persistent_disk: None,
             recording: viv_audit::Recording::default(),
+            transcripts: Vec::new(),
             boot_deadline_seconds: 1,
         };
         Record::new(&spec, Accel::Tcg)

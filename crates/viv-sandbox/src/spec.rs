@@ -102,6 +102,17 @@ impl KernelChoice {
     }
 }
 
+/// Where an agent writes down what it does, on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptPlace {
+    /// Which agent.
+    pub agent: String,
+    /// The directory that is its user's home, as far as it is kept. The guest writes below it.
+    pub home: PathBuf,
+    /// Files and directories below it; a part `*` stands for any one name.
+    pub paths: Vec<PathBuf>,
+}
+
 /// How a sandbox works on its workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -209,6 +220,9 @@ pub struct SandboxSpec {
     /// What of its programs' output is recorded.
     #[serde(default, skip_serializing_if = "Recording::is_usual")]
     pub recording: Recording,
+    /// Where agents inside write down what they do; what is new of it is copied when it ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transcripts: Vec<TranscriptPlace>,
     /// How long the guest may take to come up, in seconds.
     pub boot_deadline_seconds: u64,
 }

@@ -9,7 +9,7 @@ use viv_image::Package;
 use viv_proto::network::GATEWAY_LISTENER;
 use viv_sandbox::{
     AgentHome, AgentRequest, AgentStart, AgentWords, NamedPreset, Paths, Prompt, agent_home_of, find_preset, mounts_of,
-    preset_names,
+    preset_names, transcripts_of,
 };
 
 use crate::cli::{Cli, RunArguments};
@@ -212,6 +212,7 @@ impl AgentCall {
         let free = shares.into_iter().filter(|share| sandbox.mounts.iter().all(|m| m.destination != share.destination));
         let free: Vec<_> = free.collect();
         sandbox.mounts.extend(free);
+        sandbox.transcripts.extend(transcripts_of(&home, &self.preset));
         start
     }
 

@@ -190,6 +190,7 @@ pub fn resolve(
         git_guard: settings.git_guard.is_none_or(|found| found.value),
         persistent_disk: None,
         recording: settings.recording.map_or_else(Recording::default, |found| found.value),
+        transcripts: Vec::new(),
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {

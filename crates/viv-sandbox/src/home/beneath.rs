@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -52,20 +53,25 @@ impl Beneath {
         Ok(here)
     }
 
-    /// What the regular file at `path` holds, at most `limit` bytes, and its permissions; none if there is
-    /// nothing at all.
-    pub(super) fn read(&self, path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, Mode)>> {
+    /// The regular file at `path`, to be read.
+    pub(super) fn file(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
         let file = match self.resolve(path, flags) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => return Err(refused("there is a link on the way to it")),
             Err(errno) => return Err(errno.into()),
         };
+        if file.metadata()?.is_file() { Ok(file) } else { Err(refused("it is no regular file")) }
+    }
+
+    /// What the regular file at `path` holds, at most `limit` bytes, and its permissions; none if there is
+    /// nothing at all.
+    pub(super) fn read(&self, path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, Mode)>> {
+        let file = match self.file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(refused("it is no regular file"));
-        }
         if metadata.len() > limit {
             return Err(refused("it is too large"));
         }
@@ -137,6 +143,16 @@ impl Beneath {
         let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         Ok((rustix::fs::FileType::from_raw_mode(stat.st_mode), bytes))
+    }
+
+    /// What kind of file is at a name in it, and when it was last changed in any way: the kernel's time, which nobody
+    /// who writes to the file can choose.
+    pub(super) fn changed(&self, name: &Path) -> io::Result<(rustix::fs::FileType, SystemTime)> {
+        let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
+        let nanoseconds = u32::try_from(stat.st_ctime_nsec).unwrap_or(0).min(999_999_999);
+        let changed = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        Ok((rustix::fs::FileType::from_raw_mode(stat.st_mode), changed))
     }
 
     /// The directory of this name in it.

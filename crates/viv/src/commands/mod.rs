@@ -26,6 +26,7 @@ pub mod run;
 pub mod ssh;
 pub mod sync;
 pub mod template;
+mod transcripts;
 pub mod unit;
 mod viewer;
 

@@ -163,6 +163,7 @@ impl<'a> Stack<'a> {
             git_guard: true,
             persistent_disk: None,
             recording: viv_sandbox::Recording::default(),
+            transcripts: Vec::new(),
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
         let artifacts = Artifacts {

@@ -1,5 +1,6 @@
 //! `viv diff`, `viv review`, `viv accept`, `viv reject` and `viv undo`
 
+mod at_end;
 mod base;
 mod pager;
 mod patch;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use viv_sandbox::{Paths, Record};
 use viv_workspace::{Diff, FileOutcome, Found, Mode, Notes, Outcome, Selection, Store, To};
 
+pub use at_end::files_at_end;
 pub use base::Recording;
 
 use super::{block_on, clone};
