@@ -10,7 +10,7 @@ use crate::entry::{Digest, Manifest, Node, encode};
 use crate::error::io as failed_to;
 use crate::ignored::Rules;
 use crate::operation::Operation;
-use crate::states::{About, Mode, Sandbox};
+use crate::states::{About, Mode, RUN, Sandbox};
 use crate::store::{Session, Store, check_id};
 use crate::walk::{self, Walked};
 use crate::{Change, Error, ErrorKind, Notes, Result, TreePath, project};
@@ -44,7 +44,20 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::TooLarge`] if there is more than [`crate::Limits`] has; [`ErrorKind::Io`].
     pub fn record_base(&self, sandbox: &Sandbox) -> Result<Recorded> {
-        check_id(&sandbox.id)?;
+        self.record_bases(std::slice::from_ref(sandbox), None)
+    }
+
+    /// The same, once for several sandboxes that all begin with what the directory has now. They are known as those of
+    /// one `run`, a text that no other has ([`crate::Found::run`]).
+    ///
+    /// # Errors
+    /// As [`Store::record_base`]; [`ErrorKind::TooLarge`] for more sandboxes than states are kept.
+    pub fn record_bases(&self, sandboxes: &[Sandbox], run: Option<&str>) -> Result<Recorded> {
+        sandboxes.iter().try_for_each(|sandbox| check_id(&sandbox.id))?;
+        if sandboxes.len() > self.limits.states {
+            let most = self.limits.states;
+            return Err(Error::new(ErrorKind::TooLarge, format!("the states of {most} sandboxes are kept, no more")));
+        }
         let began = Instant::now();
         let mut session = self.session()?;
         let (tracked, outer) = project::read(&self.workspace);
@@ -53,22 +66,28 @@ impl Store {
         let earlier = states.first().map(|newest| session.earlier(&newest.id)).transpose()?.unwrap_or_default();
         let base = session.read(&mut walked, &earlier.iter().collect::<Vec<_>>())?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let about = About {
-            id: sandbox.id.clone(),
-            name: sandbox.name.clone(),
-            mode: sandbox.mode,
-            created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
-            outer,
-        };
-        let directory = session.directory.join("states").join(&sandbox.id);
-        let _ = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir(&directory).map_err(failed_to(format!("{} cannot be made", directory.display())))?;
         let bytes = encode(&base)?;
-        write_whole(&directory.join("base"), &bytes, false)?;
-        write_whole(&directory.join("start"), &bytes, false)?;
-        // The last: without it there is no state.
-        write_whole(&directory.join("about"), &encode(&about)?, false)?;
-        session.prune(&states, &sandbox.id)?;
+        for sandbox in sandboxes {
+            let about = About {
+                id: sandbox.id.clone(),
+                name: sandbox.name.clone(),
+                mode: sandbox.mode,
+                created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
+                outer: outer.clone(),
+            };
+            let directory = session.directory.join("states").join(&sandbox.id);
+            let _ = std::fs::remove_dir_all(&directory);
+            std::fs::create_dir(&directory).map_err(failed_to(format!("{} cannot be made", directory.display())))?;
+            write_whole(&directory.join("base"), &bytes, false)?;
+            write_whole(&directory.join("start"), &bytes, false)?;
+            if let Some(run) = run {
+                write_whole(&directory.join(RUN), run.as_bytes(), false)?;
+            }
+            // The last: without it there is no state.
+            write_whole(&directory.join("about"), &encode(&about)?, false)?;
+        }
+        let new: BTreeSet<&str> = sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect();
+        session.prune(&states, &new)?;
         Ok(Recorded::of(&base, began, walked.notes))
     }
 
@@ -250,10 +269,10 @@ impl Session {
     }
 
     /// Removes the oldest states over the limit, and contents that no state has.
-    fn prune(&mut self, before: &[About], new: &str) -> Result<()> {
-        let others = before.iter().filter(|about| about.id != new);
-        let kept: BTreeSet<&str> =
-            others.take(self.limits.states.saturating_sub(1)).map(|about| about.id.as_str()).chain([new]).collect();
+    fn prune(&mut self, before: &[About], new: &BTreeSet<&str>) -> Result<()> {
+        let others = before.iter().map(|about| about.id.as_str()).filter(|id| !new.contains(id));
+        let room = self.limits.states.saturating_sub(new.len());
+        let kept: BTreeSet<&str> = others.take(room).chain(new.iter().copied()).collect();
         let states = self.directory.join("states");
         let entries = std::fs::read_dir(&states).map_err(failed_to(format!("{} cannot be read", states.display())))?;
         // Those that were never finished among them.

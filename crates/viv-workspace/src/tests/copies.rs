@@ -140,3 +140,57 @@ fn reports_that_contradict_themselves_are_taken_in_order() {
     let error = store.record_changes("one", vec![file("a", 0o644, "123456"), file("b", 0o644, "123456")]).unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::TooLarge);
 }
+
+#[test]
+fn several_begin_with_one_base_and_know_each_other() {
+    let place = project();
+    let store = place.store();
+    place.write("text", "of all of them\n");
+    let three = [copy("run-2"), copy("run-10"), copy("run-1")];
+    let recorded = store.record_bases(&three, Some("a1")).unwrap();
+    assert_eq!(recorded.files, 4);
+    store.record_changes("run-1", vec![file("text", 0o644, "one\n")]).unwrap();
+    store.record_changes("run-2", vec![file("text", 0o644, "two\n"), file("two", 0o644, "2")]).unwrap();
+    let find = |name: Option<&str>| find(&place.state(), name, &place.workspace());
+    let siblings_of = |name: &str| -> Vec<String> {
+        let siblings = siblings(&place.state(), &find(Some(name)).unwrap()).unwrap();
+        siblings.into_iter().map(|found| found.sandbox.id).collect()
+    };
+    assert_eq!(siblings_of("run-2"), ["run-1", "run-10"]);
+    assert_eq!(siblings_of("one"), [""; 0]);
+    let unnamed = find(None).unwrap_err();
+    assert_eq!(*unnamed.kind(), ErrorKind::Ambiguous);
+    assert_eq!(unnamed.hints(), ["name one of them, such as run-1"]);
+
+    // One is accepted; what another made of the same file would overwrite that.
+    let two = store.diff("run-2").unwrap();
+    assert_eq!(left(&store.accept("run-2", &two.all()).unwrap()), [""; 0]);
+    let one = store.diff("run-1").unwrap();
+    let outcome = store.accept("run-1", &one.all()).unwrap();
+    assert_eq!(outcome.files[0].1, FileOutcome::Diverged);
+    assert_eq!(place.read("text"), "two\n");
+
+    // One of the same name on its own is none of them any more.
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    store.record_base(&copy("run-10")).unwrap();
+    assert_eq!(siblings_of("run-2"), ["run-1"]);
+    assert_eq!(find(None).unwrap().sandbox.id, "run-10");
+}
+
+#[test]
+fn there_is_room_for_all_of_a_run_and_the_newest_others() {
+    let place = project();
+    let limits = Limits { states: 4, ..Limits::default() };
+    let store = Store::with_limits(&place.state(), &place.workspace(), limits).unwrap();
+    for name in ["two", "three"] {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        store.record_base(&copy(name)).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    store.record_bases(&[copy("run-1"), copy("run-2"), copy("run-3")], Some("a1")).unwrap();
+    let mut kept: Vec<String> = list(&place.state()).unwrap().into_iter().map(|found| found.sandbox.id).collect();
+    kept.sort();
+    assert_eq!(kept, ["run-1", "run-2", "run-3", "three"]);
+    let many: Vec<Sandbox> = (1..=5).map(|number| copy(&format!("run-{number}"))).collect();
+    assert_eq!(*store.record_bases(&many, Some("a2")).unwrap_err().kind(), ErrorKind::TooLarge);
+}
