@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::apply::FileOutcome;
 use crate::blobs::write_whole;
+use crate::diff::compare;
 use crate::entry::{Digest, Manifest, Node, encode};
 use crate::error::io as failed_to;
 use crate::ignored::Rules;
@@ -89,6 +90,19 @@ impl Store {
         let new: BTreeSet<&str> = sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect();
         session.prune(&states, &new)?;
         Ok(Recorded::of(&base, began, walked.notes))
+    }
+
+    /// Whether the directory still is what a sandbox's base has. Files that are as they were are not read.
+    ///
+    /// # Errors
+    /// As [`Store::record_base`], and [`ErrorKind::NotFound`].
+    pub fn is_at_base(&self, id: &str) -> Result<bool> {
+        let mut session = self.session()?;
+        let (about, base) = (session.about(id)?, session.manifest(id, "base")?);
+        let (tracked, _) = project::read(&self.workspace);
+        let mut walked = walk::walk(&session.root, &about.outer, &tracked, &session.limits)?;
+        let now = session.read(&mut walked, &[&base])?;
+        Ok(compare(&base, &now).is_empty())
     }
 
     /// Records what the directory is now, for a sandbox in live mode. [`Store::diff`] does it by itself.

@@ -113,6 +113,11 @@ impl AgentCall {
             (None, Surroundings { input: Input::Stream, .. }) => Prompt::Input,
             // What it would do at a terminal, for whoever pipes that into a pager.
             (None, _) if arguments.dry_run => Prompt::None,
+            (None, _) if arguments.attempts.attempts.is_some() => {
+                let what = format!("attempts have no terminal, and there is nothing for {name} to do");
+                let hint = format!("viv run --attempts 3 {name} \"fix the failing test\"");
+                return Err(Error::new(ErrorKind::Usage, what).hint(hint).into());
+            }
             (None, _) => {
                 return Err(Error::new(
                     ErrorKind::Usage,
@@ -165,6 +170,12 @@ impl AgentCall {
     #[must_use]
     pub fn takes_input(&self) -> bool {
         !(matches!(self.prompt, Prompt::Headless(_)) && self.surroundings.input == Input::Terminal)
+    }
+
+    /// Its name, if only one sandbox may use its home at a time.
+    #[must_use]
+    pub fn alone(&self) -> Option<&str> {
+        self.preset.preset.exclusive.then_some(self.preset.name.as_str())
     }
 
     /// What the preset asks for, under everything else. Memory is what the host has, at most.

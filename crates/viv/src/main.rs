@@ -2,6 +2,7 @@
 
 mod agent;
 mod app;
+mod attempts;
 mod ci;
 mod cli;
 mod commands;

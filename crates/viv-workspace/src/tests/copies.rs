@@ -149,6 +149,7 @@ fn several_begin_with_one_base_and_know_each_other() {
     let three = [copy("run-2"), copy("run-10"), copy("run-1")];
     let recorded = store.record_bases(&three, Some("a1")).unwrap();
     assert_eq!(recorded.files, 4);
+    assert!(store.is_at_base("run-1").unwrap() && !store.is_at_base("one").unwrap());
     store.record_changes("run-1", vec![file("text", 0o644, "one\n")]).unwrap();
     store.record_changes("run-2", vec![file("text", 0o644, "two\n"), file("two", 0o644, "2")]).unwrap();
     let find = |name: Option<&str>| find(&place.state(), name, &place.workspace());

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and nothing about what it does.
 
 pub mod agent;
+mod attempts;
 pub mod audit;
 pub mod bridge;
 mod ci;
@@ -177,6 +178,7 @@ but for files that have become something else since.")]
 Examples:
   viv reject package-lock.json   this file is again as it was
   viv undo --redo                or rather not
+  viv reject night-1 night-3     what these attempts made, all of it
 
 On a directory that the sandbox worked on itself, files are again as they were. What a sandbox made
 on a copy of its own is no longer shown.")]

@@ -47,17 +47,39 @@ pub async fn begin(
     if copy.is_there().await? {
         return Ok(Some(copy));
     }
-    let began = std::time::Instant::now();
     let store = Store::open(&paths.state, &spec.workspace)?;
     let whose = viv_workspace::Sandbox { id: key.to_owned(), name: spec.name.clone(), mode: Mode::Clone };
     let recorded = tokio::task::spawn_blocking(move || store.record_base(&whose));
+    make(&copy, repository, printer).await?;
+    recorded.await.map_err(|_| Error::new(ErrorKind::Io, "the workspace could not be looked at"))??;
+    Ok(Some(copy))
+}
+
+/// The same for a sandbox whose base has been recorded, and that cannot have a copy yet.
+///
+/// # Errors
+/// As [`begin`].
+pub async fn begin_recorded(
+    sandbox: &Sandbox,
+    spec: &SandboxSpec,
+    repository: Option<Repository>,
+    paths: &Paths,
+    printer: &Printer,
+) -> Result<WorkspaceCopy, Failure> {
+    let key = spec.name.as_deref().unwrap_or(&spec.id);
+    let copy = WorkspaceCopy::new(sandbox.files()?, &spec.workspace, paths, key);
+    make(&copy, repository, printer).await?;
+    Ok(copy)
+}
+
+async fn make(copy: &WorkspaceCopy, repository: Option<Repository>, printer: &Printer) -> Result<(), Failure> {
+    let began = std::time::Instant::now();
     let progress = Progress::new(printer);
     let told = progress.clone();
     let carried = copy.make(repository, true, Box::new(move |carried: &Carried| told.show(carried))).await?;
-    recorded.await.map_err(|_| Error::new(ErrorKind::Io, "the workspace could not be looked at"))??;
     progress.clear();
     printer.timing(&format!("a copy of {} files is inside", carried.entries), began.elapsed());
-    Ok(Some(copy))
+    Ok(())
 }
 
 /// Takes what a running sandbox that works on a copy has changed by now. Nothing is done for one in live mode.
@@ -88,7 +110,10 @@ pub async fn finish(copy: &WorkspaceCopy, spec: &SandboxSpec, paths: &Paths, pri
 }
 
 /// Has the store take the changes; returns how many files differ.
-async fn take(
+///
+/// # Errors
+/// As [`finish`].
+pub async fn take(
     copy: &WorkspaceCopy,
     workspace: &Path,
     key: &str,

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod attach;
+mod attempts;
 pub mod audit;
 mod bridge;
 pub mod clone;

@@ -465,6 +465,9 @@ pub const COMMAND_LINE_ONLY: &[&str] = &[
     "secret",
     "secret-env",
     "deploy-key",
+    "attempts",
+    "check",
+    "jobs",
 ];
 
 /// The setting of `[run]` with this key.

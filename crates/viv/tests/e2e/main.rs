@@ -9,6 +9,7 @@ mod agent_homes;
 mod agents;
 #[path = "../../../viv-image/tests/languages/archive.rs"]
 mod archive;
+mod attempts;
 mod audit;
 mod canaries;
 mod clock;
