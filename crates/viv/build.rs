@@ -33,6 +33,8 @@ fn build() -> Result<(), Box<dyn Error>> {
     for input in [
         "crates/viv-archive/src",
         "crates/viv-archive/Cargo.toml",
+        "crates/viv-beneath/src",
+        "crates/viv-beneath/Cargo.toml",
         "crates/viv-guest",
         "crates/viv-link",
         "crates/viv-proto/src",

@@ -11,9 +11,9 @@ use viv_workspace::hunks::TextDiff;
 
 fuzz_target!(|input: (Vec<u8>, Vec<u8>, Vec<u8>, u8)| {
     let (old, new, other, chosen) = input;
-    let _ = viv_workspace::tracked(&old);
+    let _ = viv_workspace::tracked(&old, |_| Some(new.clone()));
     let header = [b"DIRC\0\0\0".as_slice(), &[2 + chosen % 3, 0, 0, 0, 9], &old].concat();
-    let _ = viv_workspace::tracked(&header);
+    let _ = viv_workspace::tracked(&header, |_| Some(header.clone()));
     if let Ok(path) = TreePath::new(other.as_slice()) {
         assert!(path.is_beneath(b"") && path.ancestors().all(|above| path.is_beneath(above)));
     }

@@ -6,7 +6,7 @@ use crate::command;
 use crate::workspace;
 
 /// The targets, in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 16] = [
+const TARGETS: [&str; 17] = [
     "decoders",
     "clients",
     "meter",
@@ -23,6 +23,7 @@ const TARGETS: [&str; 16] = [
     "workspace",
     "tap",
     "trees",
+    "configurations",
 ];
 
 /// Runs each fuzz target for its share of this time.

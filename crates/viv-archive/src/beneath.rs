@@ -1,24 +1,22 @@
-//! A directory and what is beneath it, whatever someone else does there meanwhile.
+//! A directory and what is beneath it, whatever someone else does there meanwhile (see [`viv_beneath`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use viv_beneath::{DIRECTORY, READ};
 use viv_proto::archive::{FileKind, Stamp, Time};
 
 /// The most names of one directory that are read.
 const MOST_NAMES: usize = 1 << 21;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
 /// A directory that is open.
 #[derive(Debug)]
-pub struct Directory(OwnedFd);
+pub struct Directory(viv_beneath::Directory);
 
 /// What is at a name.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +55,7 @@ impl Directory {
     /// # Errors
     /// As open(2).
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
+        viv_beneath::Directory::open(path).map(Self)
     }
 
     /// The directory at a path beneath this one, through no link; an empty path is this one.
@@ -65,21 +63,7 @@ impl Directory {
     /// # Errors
     /// As openat2(2): `ELOOP` where there is a link on the way.
     pub fn beneath(&self, path: &[u8]) -> io::Result<Self> {
-        if path.is_empty() {
-            return Ok(Self(self.0.try_clone()?));
-        }
-        Ok(Self(self.resolve(path, DIRECTORY)?))
-    }
-
-    fn resolve(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), beneath) {
-                // A rename elsewhere on the system met the resolution: the kernel asks to be asked again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                opened => return opened,
-            }
-        }
+        self.0.beneath(Path::new(OsStr::from_bytes(path))).map(Self)
     }
 
     /// What is at a name in it; a link is looked at itself unless `follow`.
@@ -97,7 +81,7 @@ impl Directory {
     /// As openat(2).
     pub fn enter(&self, name: &OsStr, follow: bool) -> io::Result<Self> {
         let flags = if follow { DIRECTORY } else { DIRECTORY | OFlags::NOFOLLOW };
-        Ok(Self(rustix::fs::openat(&self.0, name, flags, Mode::empty())?))
+        Ok(Self(rustix::fs::openat(&self.0, name, flags, Mode::empty())?.into()))
     }
 
     /// The regular file of this name in it, open for reading, and what is known of it; none if it is of another
@@ -106,10 +90,7 @@ impl Directory {
     /// # Errors
     /// As openat(2).
     pub fn read(&self, name: &OsStr, follow: bool) -> io::Result<Option<(File, Look)>> {
-        let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        if !follow {
-            flags |= OFlags::NOFOLLOW;
-        }
+        let flags = if follow { READ.difference(OFlags::NOFOLLOW) } else { READ };
         let file = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
         let look = Look::of(&rustix::fs::fstat(&file)?);
         Ok((look.stamp.kind == FileKind::File).then(|| (File::from(file), look)))
@@ -129,16 +110,11 @@ impl Directory {
     /// As getdents64(2); `FileTooLarge` for a directory of more than two million names.
     pub fn names(&self, first: &[u8]) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.0)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
+        for name in self.0.names()? {
             if names.len() == MOST_NAMES {
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
-            names.push(OsString::from_vec(name.to_vec()));
+            names.push(name?);
         }
         names.sort_unstable_by(|one, other| {
             let key = |name: &OsString| name.as_bytes() != first;

@@ -89,10 +89,10 @@ impl<'a, W: Write> Packer<'a, W> {
     /// As [`Packer::tree`].
     pub fn pick(&mut self, root: &Directory, path: &[u8]) -> Result<()> {
         let (parent, name) = split(path);
-        match root.beneath(parent) {
-            Ok(parent) => self.try_entry(&parent, name, path, false).map(drop),
+        match found(root.beneath(parent), path)? {
+            Some(parent) => self.try_entry(&parent, name, path, false).map(drop),
             // A link or a file where a directory was: what was there is not there any more.
-            Err(_) => self.send(&Record::Skipped { path: path.to_vec() }),
+            None => self.send(&Record::Skipped { path: path.to_vec() }),
         }
     }
 

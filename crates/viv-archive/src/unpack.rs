@@ -1,8 +1,11 @@
 //! From records to a directory.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -58,12 +61,15 @@ pub struct Options {
     pub limits: Limits,
     /// What is wrong with a path that is not to be written, if there are such. It is asked of paths as they come.
     pub refused: Option<Refusal>,
+    /// Whether a file gets its name only once it is whole, which costs a rename for each. In the directories that such
+    /// a writer comes to, it removes what another one left that was killed.
+    pub only_whole: bool,
 }
 
 /// Writes the tree that a reader gives beneath a directory. Returns what was written, and tells meanwhile.
 ///
 /// Directories that are there stay as they are; a file or link in the place of one that comes is replaced at once
-/// and whole, or not at all.
+/// and whole, or not at all. With [`Options::only_whole`], new files are written in this way, too.
 ///
 /// # Errors
 /// [`ErrorKind::Stream`], [`ErrorKind::TooMuch`], [`ErrorKind::InTheWay`] or [`ErrorKind::Io`]. What was written by
@@ -74,7 +80,8 @@ pub fn unpack(
     options: &Options,
     on_progress: &mut dyn FnMut(&Carried),
 ) -> Result<Carried> {
-    let mut writer = Writer { root, options, parent: None, made: Vec::new(), carried: Carried::default() };
+    let mut writer =
+        Writer { root, options, parent: None, swept: BTreeSet::new(), made: Vec::new(), carried: Carried::default() };
     loop {
         let record = reader.next_record().map_err(stream)?;
         match &record {
@@ -111,6 +118,8 @@ struct Writer<'a> {
     options: &'a Options,
     /// The directory of the entry before: the next one is in it more often than not.
     parent: Option<(Vec<u8>, Directory)>,
+    /// Directories of which others' halves were removed.
+    swept: BTreeSet<Vec<u8>>,
     /// Directories that were made and may still be written to, the outermost first, and what they are to be.
     made: Vec<(Vec<u8>, u16, Time)>,
     carried: Carried,
@@ -128,7 +137,7 @@ impl Writer<'_> {
     }
 
     /// Opens the directory that holds a path.
-    fn enter<'p>(&mut self, path: &'p [u8]) -> Result<&'p std::ffi::OsStr> {
+    fn enter<'p>(&mut self, path: &'p [u8]) -> Result<&'p OsStr> {
         self.finish(path)?;
         let (parent, name) = split(path);
         if self.parent.as_ref().is_none_or(|(open, _)| open != parent) {
@@ -139,6 +148,9 @@ impl Writer<'_> {
                 Some(Errno::NOTDIR) => in_the_way("is no directory, but something is to be in it", parent),
                 _ => cannot_write(path)(error),
             })?;
+            if self.options.only_whole && self.swept.insert(parent.to_vec()) {
+                sweep(&directory);
+            }
             self.parent = Some((parent.to_vec(), directory));
         }
         Ok(name)
@@ -165,7 +177,7 @@ impl Writer<'_> {
         }
     }
 
-    fn give_away(&self, name: &std::ffi::OsStr) -> io::Result<()> {
+    fn give_away(&self, name: &OsStr) -> io::Result<()> {
         if let Some((uid, gid)) = self.options.owner {
             let stat = rustix::fs::statat(self.here().as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
             if !is_of(&stat, uid, gid) {
@@ -186,7 +198,7 @@ impl Writer<'_> {
     ) -> Result<()> {
         let path = self.place(path).ok_or_else(|| in_the_way("is no directory", path))?;
         let name = self.enter(&path)?;
-        let (mut file, partial) = create(self.here(), name).map_err(cannot_write(&path))?;
+        let (mut file, partial) = create(self.here(), name, self.options.only_whole).map_err(cannot_write(&path))?;
         let written = self.fill(reader, &mut file, &path, on_progress).and_then(|()| {
             let parent = self.here();
             let finished = finish_file(&file, self.options.owner, mode, modified)
@@ -197,7 +209,7 @@ impl Writer<'_> {
             })
         });
         if written.is_err() {
-            let half = partial.as_deref().map_or(name, std::ffi::OsStr::new);
+            let half = partial.as_deref().map_or(name, OsStr::new);
             let _ = rustix::fs::unlinkat(self.here().as_fd(), half, AtFlags::empty());
         }
         written
@@ -272,20 +284,23 @@ impl Writer<'_> {
     }
 }
 
-/// A new file, under its own name if that is free, else under another.
-fn create(directory: &Directory, name: &std::ffi::OsStr) -> io::Result<(File, Option<String>)> {
+/// A new file, under its own name if that is free and it may be seen before it is whole, else under another.
+fn create(directory: &Directory, name: &OsStr, only_whole: bool) -> io::Result<(File, Option<String>)> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let private = Mode::RUSR | Mode::WUSR;
-    match rustix::fs::openat(directory.as_fd(), name, flags, private) {
-        Ok(file) => Ok((file.into(), None)),
-        Err(Errno::EXIST) => {
-            let partial = partial_name();
-            let file = rustix::fs::openat(directory.as_fd(), partial.as_str(), flags, private)?;
-            Ok((file.into(), Some(partial)))
+    if !only_whole {
+        match rustix::fs::openat(directory.as_fd(), name, flags, private) {
+            Err(Errno::EXIST) => {}
+            opened => return Ok((opened?.into(), None)),
         }
-        Err(errno) => Err(errno.into()),
     }
+    let partial = partial_name();
+    let file = rustix::fs::openat(directory.as_fd(), partial.as_str(), flags, private)?;
+    Ok((file.into(), Some(partial)))
 }
+
+/// How the names of files begin that are not whole.
+const PARTIAL: &[u8] = b".viv-";
 
 /// A name that nobody else uses: and if someone does, there is no writing through it.
 fn partial_name() -> String {
@@ -294,7 +309,26 @@ fn partial_name() -> String {
     format!(".viv-{}-{now:x}-{}", rustix::process::getpid().as_raw_pid(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn replace(directory: &Directory, partial: &str, name: &std::ffi::OsStr) -> io::Result<()> {
+/// Whether a name is one of [`partial_name`]'s, of a process that is gone.
+fn is_left(name: &OsStr) -> bool {
+    let fields = name.as_bytes().strip_prefix(PARTIAL).and_then(|rest| std::str::from_utf8(rest).ok());
+    let Some((pid, rest)) = fields.and_then(|fields| fields.split_once('-')) else { return false };
+    let is_ours = rest
+        .split_once('-')
+        .is_some_and(|(time, number)| i64::from_str_radix(time, 16).is_ok() && number.parse::<u64>().is_ok());
+    let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
+    is_ours && pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
+}
+
+/// Removes the halves of files in a directory whose writers are gone.
+fn sweep(directory: &Directory) {
+    for name in directory.names(b"").unwrap_or_default().into_iter().filter(|name| is_left(name)) {
+        // A half that stays is in nobody's way.
+        let _ = rustix::fs::unlinkat(directory.as_fd(), name.as_os_str(), AtFlags::empty());
+    }
+}
+
+fn replace(directory: &Directory, partial: &str, name: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::renameat(directory.as_fd(), partial, directory.as_fd(), name)?)
 }
 

@@ -72,16 +72,16 @@ pub enum Event {
     },
     /// A log that another process keeps (network, model calls), as it was at this time.
     Log(LogReference),
-    /// What became of the workspace's files.
-    Files {
-        /// Files that are new.
-        added: u64,
-        /// Files whose content or mode changed.
-        changed: u64,
-        /// Files that are gone.
-        deleted: u64,
-        /// The object name of the tree that holds the result, if it was kept.
-        tree: Option<String>,
+    /// What became of the workspace's files, once the machine was gone.
+    Files(FileSummary),
+    /// A copy of what an agent wrote down of its work, made once the machine was gone.
+    Transcript(Transcript),
+    /// What was where transcripts are and was not copied.
+    TranscriptsLeftOut {
+        /// How many files.
+        files: u64,
+        /// Which, and why, as far as there are not too many.
+        reasons: Vec<String>,
     },
     /// The machine stands still.
     Paused,
@@ -123,6 +123,11 @@ pub enum Event {
     },
     /// A recording was removed to keep them all within their limit.
     DroppedRecording {
+        /// Its file.
+        file: String,
+    },
+    /// The copy of a transcript was removed to keep them all within their limit.
+    DroppedTranscript {
         /// Its file.
         file: String,
     },
@@ -185,6 +190,40 @@ pub struct Recorded {
     pub sha256: Hash,
     /// Bytes of output that were left out: beyond the limit, or faster than the disk.
     pub omitted_bytes: u64,
+}
+
+/// What differs in a workspace from what it had before any program of the sandbox ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSummary {
+    /// `live`: the directory as it was at the end, whoever changed it. `clone`: what the sandbox reported of its
+    /// copy.
+    pub mode: String,
+    /// Files that are new.
+    pub added: u64,
+    /// Files whose content, type or permissions are others.
+    pub changed: u64,
+    /// Files that are gone.
+    pub deleted: u64,
+    /// Files that are at another path.
+    pub renamed: u64,
+    /// Each with a letter as `git diff --name-status` has it, such as `M src/main.rs`, as far as [`cut_words`] lets
+    /// them.
+    pub names: Vec<String>,
+}
+
+/// The copy of an agent's transcript.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transcript {
+    /// Whose it is.
+    pub agent: String,
+    /// What it was called, below the agent's home: the sandbox's word.
+    pub path: String,
+    /// The copy's file.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The SHA-256 of it.
+    pub sha256: Hash,
 }
 
 /// A log of another process, as it was at one time.

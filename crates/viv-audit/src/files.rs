@@ -6,11 +6,12 @@
 //!   head.json                 the end of the chain
 //!   timeline-000001.jsonl     segments; the chain goes on from one to the next
 //!   casts/000001.cast         recordings, by the number of their program
+//!   transcripts/000007        copies of agents' transcripts, by the number of the line that was to be next
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -22,6 +23,9 @@ pub(crate) const HEAD: &str = "head.json";
 
 /// The recordings' directory.
 pub(crate) const CASTS: &str = "casts";
+
+/// The transcripts' directory.
+pub(crate) const TRANSCRIPTS: &str = "transcripts";
 
 const LOCK: &str = "lock";
 const PREFIX: &str = "timeline-";
@@ -50,6 +54,17 @@ pub(crate) fn cast_number(name: &str) -> Option<u64> {
     (cast_name(number) == name).then_some(number)
 }
 
+/// The name of a transcript's copy.
+pub(crate) fn transcript_name(number: u64) -> String {
+    format!("{number:06}")
+}
+
+/// The number in such a name, if it is one that viv gives.
+pub(crate) fn transcript_number(name: &str) -> Option<u64> {
+    let number = name.parse().ok()?;
+    (transcript_name(number) == name).then_some(number)
+}
+
 /// The numbers of the segments that are there, in order.
 pub(crate) fn segments(directory: &Path) -> io::Result<Vec<u64>> {
     numbers(directory, |name| {
@@ -60,7 +75,16 @@ pub(crate) fn segments(directory: &Path) -> io::Result<Vec<u64>> {
 
 /// The numbers of the recordings that are there, in order.
 pub(crate) fn casts(directory: &Path) -> io::Result<Vec<u64>> {
-    match numbers(&directory.join(CASTS), cast_number) {
+    none_if_missing(numbers(&directory.join(CASTS), cast_number))
+}
+
+/// The numbers of the transcripts that are there, in order.
+pub(crate) fn transcripts(directory: &Path) -> io::Result<Vec<u64>> {
+    none_if_missing(numbers(&directory.join(TRANSCRIPTS), transcript_number))
+}
+
+fn none_if_missing(numbers: io::Result<Vec<u64>>) -> io::Result<Vec<u64>> {
+    match numbers {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         numbers => numbers,
     }
@@ -82,12 +106,24 @@ pub(crate) fn make_directory(directory: &Path) -> io::Result<()> {
 
 /// Takes the writer's lock; none if someone else has it.
 pub(crate) fn lock(directory: &Path) -> io::Result<Option<File>> {
-    let file = private().create(true).truncate(false).open(directory.join(LOCK))?;
+    let path = directory.join(LOCK);
+    let file = match private().create(true).truncate(false).open(&path) {
+        // Moved away just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
+        // Whoever had it may have moved the directory away, or removed it: then it is the lock of nothing.
+        Ok(()) => Ok(is_same(&file, &path).then_some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether a path still leads to an open file.
+fn is_same(file: &File, path: &Path) -> bool {
+    let (Ok(file), Ok(there)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    (file.dev(), file.ino()) == (there.dev(), there.ino())
 }
 
 /// Whether a writer has it now.
@@ -133,7 +169,7 @@ pub(crate) fn read_head(directory: &Path) -> io::Result<Option<Head>> {
     if encode(&head)? == bytes { Ok(Some(head)) } else { Err(io::Error::other("it was not written by viv")) }
 }
 
-/// Replaces the head, durably: after this it is on the disk, or the one before still is.
+/// Replaces the head: a loss of power leaves this one or the one before, either whole.
 pub(crate) fn write_head(directory: &Path, head: &Head) -> io::Result<()> {
     let partial = directory.join(".head.partial");
     let mut file = private().create(true).truncate(true).open(&partial)?;
@@ -150,4 +186,9 @@ pub(crate) fn segment_path(directory: &Path, number: u64) -> PathBuf {
 /// Where a recording is.
 pub(crate) fn cast_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(CASTS).join(name)
+}
+
+/// Where a transcript's copy is.
+pub(crate) fn transcript_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(TRANSCRIPTS).join(name)
 }

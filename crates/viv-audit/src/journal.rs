@@ -13,6 +13,7 @@ use crate::cast::Header;
 use crate::error::{Result, failed};
 use crate::event::{Event, Exec, MAX_TEXT_BYTES, ProgramEnd, cut, cut_words};
 use crate::files;
+use crate::transcript::FoundTranscript;
 use crate::writer::Writer;
 
 mod thread_of_writer;
@@ -23,8 +24,8 @@ const QUEUED_ENTRIES: usize = 8192;
 /// Output that may wait to be recorded, in bytes; what comes faster is left out.
 const QUEUED_BYTES: u64 = 8 << 20;
 
-/// What of the programs' output is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What of the programs' output is recorded, from less to more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recording {
     /// Nothing.
@@ -83,6 +84,7 @@ enum Entry {
     Gap { program: u64, at: Duration, bytes: u64 },
     Ended { program: u64, at: Duration, end: ProgramEnd },
     Follow { log: String, path: PathBuf, rotated: Option<PathBuf> },
+    Transcript(FoundTranscript),
     Close(Event),
 }
 
@@ -180,6 +182,14 @@ impl Journal {
         }
     }
 
+    /// Keeps a copy of a transcript, and tells of it; the oldest ones go if there are too many. It is read by the
+    /// thread that writes, so [`Journal::close`] waits for that, too.
+    pub fn transcript(&self, found: FoundTranscript) {
+        if let Some(shared) = &self.0 {
+            shared.send(Entry::Transcript(found));
+        }
+    }
+
     /// Writes everything told so far and `last`, makes it durable, and closes the timeline; what is told later
     /// is lost. Waits for the disk, at most so long; whether it was done by then. Without this, a timeline that
     /// nobody holds any more stays open, as that of a writer that was killed.
@@ -229,12 +239,6 @@ impl Program {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
-    }
-
-    /// Whether its output is wanted.
-    #[must_use]
-    pub fn is_recorded(&self) -> bool {
-        self.recorded
     }
 
     /// It wrote something, whatever the bytes are. Copies them; more than can be written down is left out.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  monitor ─ Journal ─► queue ─► thread ─► Writer ─► timeline-000001.jsonl, head.json
-//!             └ Program (output, end) ───► CastWriter ─► casts/000001.cast
+//!             ├ Program (output, end) ───► CastWriter ─► casts/000001.cast
+//!             └ transcripts at the end ──────────────────► transcripts/000007
 //! ```
 //!
 //! Who tells of something waits neither for a disk nor for a reader. There is one writer, locked; [`verify()`]
@@ -20,15 +21,20 @@ mod files;
 mod follow;
 mod journal;
 mod store;
+mod transcript;
 mod verify;
 mod writer;
 
 pub use cast::{CastEvent, CastReader, Header};
 pub use chain::{FORMAT, Hash, Head, Line, MAX_LINE_BYTES};
 pub use error::{Error, ErrorKind, Result};
-pub use event::{Event, Exec, LogReference, MAX_TEXT_BYTES, MAX_WORDS_BYTES, ProgramEnd, Recorded, cut_words};
+pub use event::{
+    Event, Exec, FileSummary, LogReference, MAX_TEXT_BYTES, MAX_WORDS_BYTES, ProgramEnd, Recorded, Transcript,
+    cut_words,
+};
 pub use journal::{Journal, Program, ProgramRequest, Recording};
 pub use store::{Entry, KEPT, Store};
+pub use transcript::FoundTranscript;
 pub use verify::{Finding, FindingKind, Verdict, VerifyOptions, verify};
 pub use writer::{Limits, Writer};
 

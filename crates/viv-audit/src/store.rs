@@ -10,7 +10,7 @@ use crate::files;
 use crate::writer::{Limits, Writer};
 
 /// How many timelines are kept, those that are written included. The oldest others go when one is begun, but for
-/// those of sandboxes that are still there.
+/// those that are spared.
 pub const KEPT: usize = 200;
 
 /// The directory below viv's state.
@@ -48,12 +48,20 @@ impl Store {
         Self { root: state.join(DIRECTORY) }
     }
 
-    /// Opens the timeline of this name, or begins it and lets go of the oldest of others, unless `is_there` says of
-    /// a name that its sandbox is: it may be stopped, and its past is wanted.
+    /// Opens the timeline of this name, or begins it and lets go of the oldest of others.
     ///
     /// # Errors
     /// As [`Writer::open`].
-    pub fn open(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Result<Writer> {
+    pub fn open(&self, name: &str) -> Result<Writer> {
+        self.open_sparing(name, |_| false)
+    }
+
+    /// The same, sparing those others of whose names `is_there` says that their sandboxes are: they may be stopped, and
+    /// their past is wanted.
+    ///
+    /// # Errors
+    /// As [`Writer::open`].
+    pub fn open_sparing(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Result<Writer> {
         files::make_directory(&self.root).map_err(failed(&self.root))?;
         let writer = Writer::open(&self.root.join(name), Limits::default())?;
         self.prune(is_there);
@@ -164,6 +172,13 @@ impl Entry {
         path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()).then_some(path)
     }
 
+    /// Where the copy of a transcript is, if it is there.
+    #[must_use]
+    pub fn transcript(&self, file: &str) -> Option<PathBuf> {
+        let path = files::transcript_path(&self.directory, &files::transcript_name(files::transcript_number(file)?));
+        path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()).then_some(path)
+    }
+
     /// The files of it, to be copied in this order so that the copy verifies: name and path.
     ///
     /// # Errors
@@ -176,6 +191,9 @@ impl Entry {
         );
         let casts = files::casts(&self.directory).map_err(failed())?;
         names.extend(casts.into_iter().map(|number| Path::new(files::CASTS).join(files::cast_name(number))));
+        let transcripts = files::transcripts(&self.directory).map_err(failed())?;
+        let transcripts = transcripts.into_iter().map(files::transcript_name);
+        names.extend(transcripts.map(|name| Path::new(files::TRANSCRIPTS).join(name)));
         Ok(names.into_iter().map(|name| (name.clone(), self.directory.join(name))).collect())
     }
 }

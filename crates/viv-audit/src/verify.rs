@@ -1,5 +1,7 @@
 //! Whether a timeline is as it was written.
 
+mod transcripts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::chain::{FORMAT, Hash, Head, Link};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, LogReference, Recorded};
+use crate::event::{Event, LogReference, Recorded, Transcript};
 use crate::files;
 
 /// After so many findings the rest is not looked for.
@@ -68,7 +70,7 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
-    /// A line, a head, a recording or a log is not what was written.
+    /// A line, a head, a recording, a transcript or a log is not what was written.
     Changed,
     /// Lines, a file or its end are missing.
     Cut,
@@ -102,7 +104,9 @@ pub fn verify(directory: &Path, options: &VerifyOptions<'_>) -> Result<Verdict> 
     if let Some(anchor) = options.anchor.filter(|anchor| !check.hashes.contains(&anchor.to_string())) {
         check.find(FindingKind::Anchor, files::HEAD, None, format!("no line has the hash {anchor}"));
     }
-    check.recordings(head.as_ref().is_some_and(|head| head.closed), running);
+    let closed = head.as_ref().is_some_and(|head| head.closed);
+    check.recordings(closed, running);
+    check.transcripts(closed);
     check.logs(options.logs, running);
     Ok(Verdict {
         ok: check.findings.is_empty(),
@@ -142,6 +146,11 @@ struct Check<'a> {
     dropped_recordings: BTreeSet<String>,
     first_program: Option<u64>,
     programs: BTreeSet<String>,
+    /// By their files.
+    transcripts: BTreeMap<String, Transcript>,
+    dropped_transcripts: BTreeSet<String>,
+    /// Where a writer found that the one before it was killed.
+    recovered: BTreeSet<u64>,
     sandbox: String,
     references: Vec<(String, LogReference)>,
 }
@@ -168,6 +177,9 @@ impl<'a> Check<'a> {
             dropped_recordings: BTreeSet::new(),
             first_program: None,
             programs: BTreeSet::new(),
+            transcripts: BTreeMap::new(),
+            dropped_transcripts: BTreeSet::new(),
+            recovered: BTreeSet::new(),
             sandbox: String::new(),
             references: Vec::new(),
         }
@@ -266,7 +278,7 @@ impl<'a> Check<'a> {
         self.hashes.insert(hash.to_string());
         self.next = link.seq.saturating_add(1);
         if let Ok(event) = serde_json::from_value::<Event>(link.event) {
-            self.event(event);
+            self.event(event, link.seq);
         }
         let Some(head) = head else { return };
         self.beyond_head += u64::from(link.seq >= head.lines);
@@ -285,7 +297,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: Event, seq: u64) {
         match event {
             Event::Start { sandbox, .. } => self.sandbox = sandbox,
             Event::Dropped { through_seq, through_hash, sandbox, programs, .. } => {
@@ -305,6 +317,11 @@ impl<'a> Check<'a> {
             Event::Recording { recording, .. } => {
                 self.recorded.insert(recording.file.clone(), (recording, false));
             }
+            Event::Transcript(transcript) => {
+                self.transcripts.insert(transcript.file.clone(), transcript);
+            }
+            Event::DroppedTranscript { file } => drop(self.dropped_transcripts.insert(file)),
+            Event::Recovered { .. } => drop(self.recovered.insert(seq)),
             Event::Log(reference) => self.references.push((self.sandbox.clone(), reference)),
             _ => {}
         }

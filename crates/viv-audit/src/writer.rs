@@ -24,11 +24,19 @@ pub struct Limits {
     pub cast_bytes: u64,
     /// All recordings together, in bytes; the oldest go first.
     pub casts_bytes: u64,
+    /// All transcripts together, in bytes; the oldest go first.
+    pub transcripts_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { segment_bytes: 4 << 20, segments: 8, cast_bytes: 64 << 20, casts_bytes: 256 << 20 }
+        Self {
+            segment_bytes: 4 << 20,
+            segments: 8,
+            cast_bytes: 64 << 20,
+            casts_bytes: 256 << 20,
+            transcripts_bytes: 256 << 20,
+        }
     }
 }
 
@@ -295,7 +303,7 @@ fn adopt(head: &mut Head, mut bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The place and hash of the last line of a segment.
-pub(crate) fn last_line(bytes: &[u8]) -> Option<(u64, Hash)> {
+fn last_line(bytes: &[u8]) -> Option<(u64, Hash)> {
     let whole = bytes.strip_suffix(b"\n")?;
     let line = whole.rsplit(|byte| *byte == b'\n').next()?;
     let link: Link = serde_json::from_slice(line).ok()?;

@@ -199,6 +199,57 @@ fn a_killed_writer_is_noticed_and_the_chain_goes_on() {
     }
 }
 
+/// Sandboxes of one name, one after the other as fast as they can, each of which wants the timeline that the one
+/// before has not yet closed; now and then one is killed, or somebody damages what was written.
+#[test]
+fn writers_that_compete_keep_the_chain_whole() {
+    const WRITERS: u64 = 6;
+    const ROUNDS: u64 = 25;
+    for damaged in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("web");
+        let open = || loop {
+            match Writer::open(&directory, Limits::default()) {
+                Err(error) if *error.kind() == viv_audit::ErrorKind::Busy => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        std::thread::scope(|scope| {
+            for number in 0..WRITERS {
+                let (open, directory) = (&open, &directory);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let mut writer = open();
+                        writer.append(&start(&format!("{number:08x}"))).unwrap();
+                        writer.append(&exec(round + 1)).unwrap();
+                        if damaged && round == number {
+                            let path = directory.join("timeline-000001.jsonl");
+                            writer.seal().unwrap();
+                            OpenOptions::new().append(true).open(path).unwrap().write_all(b"{}\n").unwrap();
+                            drop(writer);
+                        } else if round % 5 == number % 5 {
+                            drop(writer);
+                        } else {
+                            writer.append(&end()).unwrap();
+                            writer.close().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        open().close().unwrap();
+        let verdict = check(&directory);
+        assert!(verdict.ok && verdict.closed && !verdict.running, "{verdict:?}");
+        if !damaged {
+            let text = std::fs::read_to_string(directory.join("timeline-000001.jsonl")).unwrap();
+            for (kind, count) in [("start", WRITERS * ROUNDS), ("exec", WRITERS * ROUNDS)] {
+                let found = text.matches(&format!("{{\"type\":\"{kind}\"")).count() as u64;
+                assert_eq!(found, count, "{kind}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_damaged_timeline_is_set_aside_and_not_gone_on_with() {
     let (root, directory) = small();
@@ -225,7 +276,7 @@ fn a_journal_records_programs_and_refers_to_logs() {
     let log = root.path().join("log.jsonl");
     std::fs::write(&log, "{\"event\":\"denied\"}\n{\"event\":\"connected\"}\n").unwrap();
     let store = Store::new(root.path());
-    let journal = Journal::new(store.open("web", |_| false).unwrap(), Recording::Terminals).unwrap();
+    let journal = Journal::new(store.open("web").unwrap(), Recording::Terminals).unwrap();
     journal.record(start("0123abcd"));
     journal.follow("network", log.clone(), None);
     let request = |terminal| ProgramRequest { argv: vec!["sh".into()], terminal, ..ProgramRequest::default() };
@@ -282,7 +333,7 @@ fn the_oldest_timelines_make_room_unless_their_sandboxes_are_there() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::new(root.path());
     let begin = |name: &str| {
-        let mut writer = store.open(name, |name| name == "there").unwrap();
+        let mut writer = store.open_sparing(name, |name| name == "there").unwrap();
         writer.append(&start(name)).unwrap();
     };
     begin("there");

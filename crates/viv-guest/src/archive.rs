@@ -111,6 +111,8 @@ fn carry(
                 // The host knows what it sends.
                 limits: Limits { entries: u64::MAX, bytes: u64::MAX },
                 refused: None,
+                // The host begins again where this did not end.
+                only_whole: false,
             };
             let mut reader = RecordReader::new(incoming);
             viv_archive::unpack(&mut reader, &open(directory)?, &options, &mut tell).map(drop).map_err(failed)

@@ -98,7 +98,8 @@ pub enum Asked<T, E> {
 }
 
 /// The guest's side: `work` has what the host sends, and sends what the host is to have; its value is how it
-/// went. Work that ends well reads what comes to its end, so that the host's has ended, too. `rest` are bytes that were read beyond the line before.
+/// went. Work that ends well reads what comes to its end, so that the host's has ended, too. `rest` are bytes that were
+/// read beyond the line before.
 ///
 /// # Errors
 /// If the host goes away or breaks the protocol. The work then fails at its next read or write.

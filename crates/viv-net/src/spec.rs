@@ -56,7 +56,7 @@ impl Default for Limits {
 
 /// Values of environment variables that keys come from, by the variables' names: an egress does not
 /// inherit them, so that no process's environment shows them. Never logged, and wiped when dropped.
-#[derive(Default, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+#[derive(Clone, Default, Serialize, Deserialize, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct Keys(Vec<(String, String)>);
 
 impl Keys {

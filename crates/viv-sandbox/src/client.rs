@@ -26,11 +26,12 @@ use crate::sys;
 use crate::wire::{self, FromMonitor, HostMark, Lines, MONITOR_DESCRIPTOR, ReadyLine, StartLine, ToMonitor, Way};
 use crate::{Error, ErrorKind, Holdings, Paths, Plan, Publish, Record, Result};
 
-/// How long a monitor may take to end in good order before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a monitor may take to end in good order before it is killed: a quarter of a minute for its guest, and
+/// the same for the timeline.
+const STOP_PATIENCE: Duration = Duration::from_secs(35);
 
 /// The same if it may have a disk to flush, which takes a minute at most.
-const KEPT_STOP_PATIENCE: Duration = Duration::from_secs(75);
+const KEPT_STOP_PATIENCE: Duration = Duration::from_secs(90);
 
 /// The longest answer of a monitor to a command, in bytes.
 const LONGEST_ANSWER_BYTES: u64 = 1024;
@@ -279,7 +280,8 @@ impl Sandbox {
     /// # Errors
     /// If the monitor reported one, or had to be killed.
     pub async fn stop(self) -> Result<()> {
-        self.end_by(&ToMonitor::Stop).await
+        // Its disk may be one that is kept: the monitor knows, and is quicker if it is not.
+        self.end_by(&ToMonitor::Stop, KEPT_STOP_PATIENCE).await
     }
 
     /// Ends everything at once and waits until nothing is left: for a sandbox whose guest said that
@@ -288,10 +290,10 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::stop`].
     pub async fn end(self) -> Result<()> {
-        self.end_by(&ToMonitor::End).await
+        self.end_by(&ToMonitor::End, STOP_PATIENCE).await
     }
 
-    async fn end_by(mut self, message: &ToMonitor) -> Result<()> {
+    async fn end_by(mut self, message: &ToMonitor, patience: Duration) -> Result<()> {
         // If it is gone already, there is nothing to stop.
         let _ = wire::send(&mut self.commands, message).await;
         let mut failure = None;
@@ -303,13 +305,13 @@ impl Sandbox {
             }
             wait(&mut self.monitor).await
         };
-        if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
+        if tokio::time::timeout(patience, ended).await.is_err() {
             if let Some(monitor) = &mut self.monitor {
                 let _ = monitor.kill().await;
             }
             return Err(Error::new(
                 ErrorKind::Monitor,
-                format!("sandbox {} did not end within {} seconds and was killed", self.id, STOP_PATIENCE.as_secs()),
+                format!("sandbox {} did not end within {} seconds and was killed", self.id, patience.as_secs()),
             ));
         }
         failure.map_or(Ok(()), Err)

@@ -44,16 +44,19 @@ mod terminal_modes;
 mod wire;
 
 pub use client::{Event, Sandbox, StartRequest, exec_in, files_of, kill, publish, relink, start, stop};
-pub use clone::{Changed, Content, Fetched, Ignored, Repository, Sync, WorkspaceCopy, git_config_value, is_ignored};
+pub use clone::{
+    Changed, CommittedFile, Content, CopyContents, Fetched, Ignored, Repository, Sync, WorkspaceCopy, git_config_value,
+    is_ignored,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::ExecSession;
 pub use files::{Files, OnProgress};
 pub use holdings::Holdings;
-pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of};
+pub use home::{AgentHome, HomeInfo, Imported, agent_home_of, clear_home, list_homes, mounts_of, transcripts_of};
 pub use memory::MemoryUse;
 #[doc(hidden)]
 pub use monitor::any_terminal_output;
-pub use monitor::{file_daemon_main, logs_for_audit, monitor_main};
+pub use monitor::{FilesAtEnd, file_daemon_main, logs_for_audit, monitor_main};
 pub use network::{CERTIFICATES, NAME_FILE, NetworkMode, NetworkSpec, Publish, SSH_AGENT, logs_of};
 pub use nic::check_network;
 pub use paths::Paths;
@@ -70,7 +73,10 @@ pub use sessions::{
 };
 pub use shares::check_shares;
 pub use spare::{count_spares, keep_spares, spare_main};
-pub use spec::{KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, VmmChoice, WorkspaceMode, new_id, new_token};
+pub use spec::{
+    CopySelection, KernelChoice, Mount, NixSpec, SandboxSpec, TemplateUse, TranscriptPlace, VmmChoice, WorkspaceMode,
+    new_id, new_token,
+};
 pub use template::{
     MakeEvent, MakeRequest, Pruned, TemplateInfo, TemplateJudge, TemplatePlan, list_templates, make,
     make_in_background, maker_main, prune_templates, remove_template,

@@ -373,10 +373,12 @@ mod tests {
             spares: 0,
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
+            copied: crate::CopySelection::default(),
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,
             recording: viv_audit::Recording::default(),
+            transcripts: Vec::new(),
             boot_deadline_seconds: 60,
         }
     }

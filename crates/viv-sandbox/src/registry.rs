@@ -65,6 +65,9 @@ pub struct Record {
     /// Whether on that itself.
     #[serde(default, skip_serializing_if = "WorkspaceMode::is_live")]
     pub workspace_mode: WorkspaceMode,
+    /// Files and directories of the host, besides its workspace, that it may write to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writable: Vec<PathBuf>,
     /// Virtual processors.
     pub cpus: u32,
     /// Memory in MiB.
@@ -107,6 +110,7 @@ impl Record {
             state: State::Starting,
             workspace: spec.workspace.clone(),
             workspace_mode: spec.workspace_mode,
+            writable: spec.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.source.clone()).collect(),
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             accel,
@@ -122,9 +126,13 @@ impl Record {
             file_daemon_pid: None,
         }
     }
-}
 
-impl Record {
+    /// As [`SandboxSpec::called`].
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
+
     /// These are its processes now, besides the monitor.
     pub(crate) fn restarted(&mut self, vmm_pid: u32, file_daemon_pid: Option<u32>) {
         self.vmm_pid = Some(vmm_pid);
@@ -320,10 +328,12 @@ mod tests {
             hostname: "h".into(),
             network: crate::NetworkSpec::default(),
             workspace_mode: crate::WorkspaceMode::Live,
+            copied: crate::CopySelection::default(),
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,
             recording: viv_audit::Recording::default(),
+            transcripts: Vec::new(),
             boot_deadline_seconds: 1,
         };
         Record::new(&spec, Accel::Tcg)

@@ -40,7 +40,7 @@ use crate::registry::{open_directory, short_path};
 use crate::spec::random_bytes;
 use crate::sys::keep_descriptors_to_ourselves;
 use crate::template::{Opened, Store, TemplatePlan, run_to_the_end};
-use crate::{Error, ErrorKind, Paths, Plan, Result};
+use crate::{Error, ErrorKind, FilesAtEnd, Paths, Plan, Result};
 
 /// Below the runtime directory; hidden from those who list sandboxes.
 const DIRECTORY: &str = ".spares";
@@ -172,9 +172,10 @@ impl Drop for Place {
     }
 }
 
-/// The spare's entry point: `viv internal-spare`, its request as standard input.
+/// The spare's entry point: `viv internal-spare`, its request as standard input. `files_at_end` is asked once the
+/// machine of a sandbox that it became is gone.
 #[must_use]
-pub fn spare_main() -> ExitCode {
+pub fn spare_main(files_at_end: FilesAtEnd) -> ExitCode {
     let Ok(request) = serde_json::from_reader::<_, SpareRequest>(std::io::stdin().lock()) else {
         return ExitCode::from(125);
     };
@@ -185,10 +186,10 @@ pub fn spare_main() -> ExitCode {
         return ExitCode::from(125);
     };
     // Nobody is there to be told why it ends: the next start does without it.
-    runtime.block_on(async { be(&request).await.unwrap_or(ExitCode::from(125)) })
+    runtime.block_on(async { be(&request, files_at_end).await.unwrap_or(ExitCode::from(125)) })
 }
 
-async fn be(request: &SpareRequest) -> Result<ExitCode> {
+async fn be(request: &SpareRequest, files_at_end: FilesAtEnd) -> Result<ExitCode> {
     let mut place = Place::make(&request.paths, &request.template.key)?;
     let store = Store::new(&request.paths);
     let opened = store.open(&request.template).map_err(|miss| Error::new(ErrorKind::NotFound, miss.reason))?;
@@ -227,7 +228,7 @@ async fn be(request: &SpareRequest) -> Result<ExitCode> {
     drop(listener);
     let _ = fs::remove_file(place.path.join(SOCKET));
     place.leave_the_others();
-    Ok(hand_out(client, request, Spare { attempt, publish, ports }).await)
+    Ok(hand_out(client, request, files_at_end, Spare { attempt, publish, ports }).await)
 }
 
 fn restore(
@@ -263,8 +264,8 @@ async fn warm_up(mut current: watch::Receiver<Option<Link>>, user: &User) -> Res
 }
 
 /// Becomes the monitor of the sandbox that the client asks for.
-async fn hand_out(client: UnixStream, request: &SpareRequest, mut spare: Spare) -> ExitCode {
-    life::run(client, async |first| {
+async fn hand_out(client: UnixStream, request: &SpareRequest, files_at_end: FilesAtEnd, mut spare: Spare) -> ExitCode {
+    life::run(client, files_at_end, async |first| {
         let fits = first.plan.start.key() == request.template.key && first.plan.file_daemon == request.file_daemon;
         let told = fits
             && spare.attempt.children.machine.resume().await.is_ok()

@@ -102,6 +102,17 @@ impl KernelChoice {
     }
 }
 
+/// Where an agent writes down what it does, on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptPlace {
+    /// Which agent.
+    pub agent: String,
+    /// The directory that is its user's home, as far as it is kept. The guest writes below it.
+    pub home: PathBuf,
+    /// Files and directories below it; a part `*` stands for any one name.
+    pub paths: Vec<PathBuf>,
+}
+
 /// How a sandbox works on its workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,6 +129,29 @@ impl WorkspaceMode {
     #[must_use]
     pub fn is_live(&self) -> bool {
         *self == Self::Live
+    }
+}
+
+/// What a copy of the workspace has besides what is committed. Ignored files it never has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopySelection {
+    /// Files that git does not track.
+    pub untracked: bool,
+    /// What was changed of the files that git tracks; without it, they are as the commit has them that is checked out.
+    pub uncommitted: bool,
+}
+
+impl Default for CopySelection {
+    fn default() -> Self {
+        Self { untracked: true, uncommitted: true }
+    }
+}
+
+impl CopySelection {
+    /// Whether this is the usual one: all of it.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -177,6 +211,9 @@ pub struct SandboxSpec {
     /// How it works on it.
     #[serde(default, skip_serializing_if = "WorkspaceMode::is_live")]
     pub workspace_mode: WorkspaceMode,
+    /// What a copy of it has.
+    #[serde(default, skip_serializing_if = "CopySelection::is_everything")]
+    pub copied: CopySelection,
     /// What of a live workspace the guest may not change, besides git's hooks and configuration: paths
     /// relative to it. What is not there cannot be made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -209,8 +246,19 @@ pub struct SandboxSpec {
     /// What of its programs' output is recorded.
     #[serde(default, skip_serializing_if = "Recording::is_usual")]
     pub recording: Recording,
+    /// Where agents inside write down what they do; what is new of it is copied when it ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transcripts: Vec<TranscriptPlace>,
     /// How long the guest may take to come up, in seconds.
     pub boot_deadline_seconds: u64,
+}
+
+impl SandboxSpec {
+    /// What it is called: its name or, without one, its id. What is kept of it is kept under this.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
 }
 
 /// A fresh sandbox id: eight hexadecimal digits.

@@ -46,7 +46,7 @@ mod tree;
 pub use coherence::coherent_entry;
 pub use daemon::serve;
 pub use error::{Error, ErrorKind, Result};
-pub use guard::guarded_entry;
+pub use guard::{guarded_entry, is_inert};
 pub use plan::{Step, plan};
 pub use ready::parse_ready;
 pub use spec::{FileDaemonSpec, ShareSpec, shares_line};

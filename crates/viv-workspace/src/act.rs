@@ -6,6 +6,7 @@ use crate::apply::{self, FileOutcome, Outcome};
 use crate::beneath::Found;
 use crate::blobs::write_whole;
 use crate::diff::{Chosen, FileChange, Selection, compare};
+use crate::dropped::drop_hunks;
 use crate::entry::{Manifest, Node, encode};
 use crate::error::io;
 use crate::operation::{Operation, Reason, Standing, Step, standing};
@@ -62,7 +63,8 @@ impl Store {
     }
 
     /// Drops what was chosen. In live mode the directory gets what the base has; in clone mode it is no longer shown,
-    /// until the sandbox changes it again.
+    /// until the sandbox changes it again: a whole file until anything of it is another, a hunk until its lines or
+    /// those next to them are.
     ///
     /// # Errors
     /// As [`Store::accept`].
@@ -144,7 +146,7 @@ fn is_stale(file: &FileChange, chosen: &Chosen, base: &Manifest, result: Option<
 
 /// Outcomes of changes, each of which may be steps at several paths.
 #[derive(Default)]
-pub(crate) struct Outcomes {
+struct Outcomes {
     known: BTreeMap<TreePath, FileOutcome>,
     /// The change that a step belongs to.
     of_step: BTreeMap<TreePath, TreePath>,
@@ -214,7 +216,13 @@ impl Session {
     ) -> Result<()> {
         let mut needed = Vec::new();
         for step in steps {
-            let found = self.look(&step.path)?;
+            let found = match self.root.look(&step.path, &self.limits) {
+                Ok(found) => found,
+                Err(error) => {
+                    outcomes.is(file, FileOutcome::Failed(error.to_string()));
+                    return Ok(());
+                }
+            };
             match standing(&found, &step.before, &step.after, operation.reason) {
                 Standing::After => {}
                 Standing::Before if matches!(step.after, Some(Node::Large { .. })) => {
@@ -257,7 +265,8 @@ impl Session {
         if let Chosen::Hunks(numbers) = chosen {
             // The directory may have changed elsewhere in the file.
             let (text, _) = self.text(file)?;
-            if let Found::Node(now @ Node::File { mode, .. }, content) = self.look(&file.path)? {
+            // One that cannot be read is told of when its steps are planned.
+            if let Ok(Found::Node(now @ Node::File { mode, .. }, content)) = self.root.look(&file.path, &self.limits) {
                 let Some(merged) = text.onto(&content, numbers) else {
                     outcomes.is(file, FileOutcome::Diverged);
                     return Ok(());
@@ -273,14 +282,10 @@ impl Session {
         Ok(())
     }
 
-    fn look(&self, path: &TreePath) -> Result<Found> {
-        self.root.look(path, &self.limits).map_err(io(format!("{path} cannot be read")))
-    }
-
     /// In clone mode: drops changes from the result, and remembers them in case they are told again.
     fn drop_changes(&mut self, id: &str, base: &Manifest, selection: &Selection) -> Result<Outcome> {
         let mut result = self.manifest(id, "result")?;
-        let mut rejected = self.rejected(id)?;
+        let (mut rejected, mut dropped) = (self.rejected(id)?, self.dropped(id)?);
         let mut outcome = Outcome::default();
         for (file, chosen) in &selection.0 {
             let stale = is_stale(file, chosen, base, Some(&result));
@@ -297,13 +302,23 @@ impl Session {
                 }
                 Chosen::Hunks(_) => {
                     for step in self.steps_back(file, chosen)? {
+                        let digest = |node: &Option<Node>| node.as_ref().and_then(Node::digest);
+                        if let (Some(before), Some(after)) = (digest(&step.before), digest(&step.after)) {
+                            drop_hunks(&mut dropped, &step.path, before, after);
+                        }
                         result.set(&step.path, step.after);
                     }
                 }
             }
             outcome.files.push((file.path.clone(), FileOutcome::Done));
         }
+        self.blobs.commit()?;
+        self.blobs.sync(dropped.values().flat_map(|dropped| [&dropped.reported, &dropped.shown]))?;
+        fault::point();
         write_whole(&self.directory.join(self.state(id, "rejected")?), &encode(&rejected)?, true)?;
+        fault::point();
+        self.save_dropped(id, &dropped)?;
+        fault::point();
         self.save(id, "result", &result)?;
         Ok(outcome)
     }
@@ -356,6 +371,8 @@ impl Session {
     /// Does what the journal has, from whatever point it was left at.
     pub(crate) fn complete(&mut self, mut operation: Operation) -> Result<Outcome> {
         let outcomes = apply::steps(&self.root, &mut self.blobs, &operation, &self.limits);
+        // Before the journal goes: it may be on another disk than what it tells of.
+        apply::sync(&self.root, &operation);
         let failed: BTreeSet<TreePath> = operation
             .steps
             .iter()

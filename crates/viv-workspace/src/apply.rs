@@ -4,9 +4,10 @@
 //! by a rename; a path that is as it is to be was done before. So an operation that was interrupted, at whatever
 //! point, is completed by doing it again, which the next call of anything does.
 
+use std::collections::BTreeSet;
 use std::io;
 
-use crate::beneath::{Beneath, Found};
+use crate::beneath::{Beneath, Found, as_path};
 use crate::blobs::Blobs;
 use crate::entry::Node;
 use crate::operation::{Operation, Reason, Standing, Step, standing};
@@ -69,6 +70,18 @@ pub(crate) fn steps(root: &Beneath, blobs: &mut Blobs, operation: &Operation, li
         root.remove_temporary(&step.path, &temporary);
     }
     outcomes
+}
+
+/// Has the disk keep the names that the steps changed; their contents are there already.
+pub(crate) fn sync(root: &Beneath, operation: &Operation) {
+    let directories: BTreeSet<&[u8]> =
+        operation.steps.iter().flat_map(|step| step.path.ancestors().chain([&b""[..]])).collect();
+    for directory in directories {
+        // One that is gone is so by its parent. A file system that cannot do it has nothing better to offer.
+        if let Ok(directory) = root.directory(as_path(directory)) {
+            let _ = directory.sync();
+        }
+    }
 }
 
 fn one(

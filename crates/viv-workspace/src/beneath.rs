@@ -1,30 +1,25 @@
 //! Files in a directory that a guest may be changing at this moment.
 //!
-//! Every path is resolved beneath a descriptor and through no link (`openat2(2)`, Linux 5.6), so that whatever the
-//! guest makes of the directories on the way, nothing outside the workspace is read or written.
+//! Paths are resolved by [`viv_beneath`]: whatever the guest makes of the directories on the way, nothing outside the
+//! workspace is read or written.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
+use viv_beneath::Directory;
 
 use crate::entry::{Digest, Node, Stat};
 use crate::path::check_name;
 use crate::{Limits, TreePath};
 
-const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
-
-/// A FIFO or a terminal must neither block nor become ours.
-const READ: OFlags =
-    OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::NOFOLLOW);
-
 /// A directory and what is beneath it.
 #[derive(Debug)]
-pub(crate) struct Beneath(OwnedFd);
+pub(crate) struct Beneath(Directory);
 
 /// A regular file's content and what is known of it.
 pub(crate) struct Content {
@@ -35,54 +30,37 @@ pub(crate) struct Content {
 impl Beneath {
     /// The directory at a path that no guest can change.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
+        Directory::open(path).map(Self)
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(self.0.try_clone()?))
-    }
-
-    fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), beneath) {
-                // A rename elsewhere on the system met the resolution: the kernel asks to be asked again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                opened => return opened,
-            }
-        }
+        self.0.try_clone().map(Self)
     }
 
     /// The directory at `path`; the empty one is this.
     pub(crate) fn directory(&self, path: &Path) -> io::Result<Self> {
-        if path.as_os_str().is_empty() {
-            return self.try_clone();
-        }
-        Ok(Self(self.resolve(path, DIRECTORY)?))
+        self.0.beneath(path).map(Self)
+    }
+
+    /// Has the disk keep the names in it.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
     }
 
     /// The directory of `path`, made if missing.
     fn making_parent(&self, path: &TreePath) -> io::Result<Self> {
-        let Some(parent) = path.parent() else { return self.try_clone() };
-        let mut here = self.try_clone()?;
-        for name in parent.split(|byte| *byte == b'/') {
-            match rustix::fs::mkdirat(&here.0, name, Mode::from_raw_mode(0o777)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            use std::os::unix::ffi::OsStrExt;
-            here = Self(here.resolve(Path::new(std::ffi::OsStr::from_bytes(name)), DIRECTORY)?);
-        }
-        Ok(here)
+        let parent = path.parent().map_or(Path::new(""), as_path);
+        self.0.make(parent, Mode::from_raw_mode(0o777)).map(Self)
     }
 
     /// What the regular file at `path` holds; none if there is no regular file, or one over `limit` bytes.
     pub(crate) fn read(&self, path: &Path, limit: u64) -> io::Result<Option<Content>> {
-        let file = match self.resolve(path, READ) {
-            Ok(file) => File::from(file),
-            // Not there, a link, a socket, a device without a driver, or something on the way is no directory.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::NODEV | Errno::NOTDIR) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+        let file = match self.0.file(path) {
+            Ok(file) => file,
+            // A socket, or a device without a driver.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NXIO | Errno::NODEV)) => return Ok(None),
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let found = rustix::fs::fstat(&file)?;
         let stat = stat_of(&found);
@@ -201,17 +179,18 @@ impl Beneath {
         }
     }
 
-    /// The names in it and their types; those of `.` and `..` left out.
-    pub(crate) fn list(&self) -> io::Result<Vec<Listed>> {
+    /// The names in it, in the order of their bytes; none if there are more than `most`.
+    pub(crate) fn list(&self, most: usize) -> io::Result<Option<Vec<Listed>>> {
         let mut listed = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.0.as_fd())? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                listed.push(Listed { name: name.to_vec(), git: name == b".git", good: check_name(name).is_ok() });
+        for name in self.0.names()? {
+            if listed.len() == most {
+                return Ok(None);
             }
+            let name = name?.into_vec();
+            listed.push(Listed { git: name == b".git", good: check_name(&name).is_ok(), name });
         }
-        Ok(listed)
+        listed.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(Some(listed))
     }
 
     /// What the kernel says of a name in it; none if it is gone.
@@ -226,12 +205,6 @@ impl Beneath {
     /// Where the link of a name in it leads.
     pub(crate) fn link(&self, name: &[u8]) -> io::Result<Vec<u8>> {
         Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes())
-    }
-}
-
-impl AsFd for Beneath {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 
@@ -259,7 +232,6 @@ pub(crate) struct Listed {
 
 /// Bytes as a path.
 pub(crate) fn as_path(bytes: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 

@@ -90,8 +90,10 @@ impl Blobs {
                 let _ = std::fs::remove_file(blobs.data(number));
                 continue;
             }
-            let index = std::fs::read(blobs.index(number)).map_err(failed())?;
-            let places: Vec<(Digest, Place)> = decode(&index)?;
+            let path = blobs.index(number);
+            let index = std::fs::read(&path).map_err(failed())?;
+            // A loss of power may have left half of it: what it told of is lost, and the next collection removes it.
+            let places: Vec<(Digest, Place)> = decode(&index, &path).unwrap_or_default();
             blobs.places.extend(places);
         }
         Ok(blobs)
@@ -195,6 +197,9 @@ impl Blobs {
     pub(crate) fn sync<'a>(&self, digests: impl Iterator<Item = &'a Digest>) -> Result<()> {
         let segments: BTreeSet<u32> =
             digests.filter_map(|digest| self.places.get(digest)).map(|at| at.segment).collect();
+        if segments.is_empty() {
+            return Ok(());
+        }
         for segment in segments {
             for path in [self.data(segment), self.index(segment)] {
                 File::open(&path)
@@ -202,7 +207,7 @@ impl Blobs {
                     .map_err(io(format!("{} cannot be written", path.display())))?;
             }
         }
-        Ok(())
+        sync_directory(&self.directory)
     }
 
     /// Removes segments of which nothing is used, and writes what is used anew once there is more garbage than
@@ -210,8 +215,7 @@ impl Blobs {
     pub(crate) fn collect(&mut self, used: &BTreeSet<Digest>) -> Result<()> {
         self.commit()?;
         let mut used_of: BTreeMap<u32, u64> = BTreeMap::new();
-        for (digest, place) in self.places.iter().filter(|(digest, _)| used.contains(digest)) {
-            let _ = digest;
+        for (_, place) in self.places.iter().filter(|(digest, _)| used.contains(digest)) {
             *used_of.entry(place.segment).or_default() += u64::from(place.length);
         }
         let mut total = 0;
@@ -252,18 +256,24 @@ impl Blobs {
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     let failed = || io(format!("{} cannot be written", path.display()));
     let partial = path.with_extension("partial");
-    let mut file =
-        File::options().create(true).truncate(true).write(true).mode(0o600).open(&partial).map_err(failed())?;
-    file.write_all(bytes).map_err(failed())?;
-    if sync {
-        file.sync_all().map_err(failed())?;
-    }
-    std::fs::rename(&partial, path).map_err(failed())?;
+    let write = || {
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&partial)?;
+        file.write_all(bytes)?;
+        if sync {
+            file.sync_all()?;
+        }
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|error| {
+        // A full disk is not to be fuller for it.
+        let _ = std::fs::remove_file(&partial);
+        failed()(error)
+    })?;
     if sync { sync_directory(path.parent().unwrap_or(path)) } else { Ok(()) }
 }
 
 /// Has the disk keep the names in a directory.
-pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+fn sync_directory(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(io(format!("{} cannot be written", path.display())))

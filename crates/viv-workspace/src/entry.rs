@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,11 @@ pub struct Stat {
     pub changed_ns: i128,
 }
 
+impl Stat {
+    /// Of what cannot be looked at: no file's.
+    pub(crate) const UNKNOWN: Self = Self { inode: 0, device: 0, size: 0, mode: 0, modified_ns: 0, changed_ns: 0 };
+}
+
 /// What is at a path, and how it was found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
@@ -150,9 +156,9 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     Ok([MAGIC, &packed].concat())
 }
 
-/// A stored value. What is not whole is refused; it is not foreign, so no more is asked of it.
-pub(crate) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T> {
-    let damaged = || Error::new(ErrorKind::Damaged, "a stored state cannot be read");
+/// A stored value, read from `file`. What is not whole is refused; it is not foreign, so no more is asked of it.
+pub(crate) fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8], file: &Path) -> Result<T> {
+    let damaged = || Error::new(ErrorKind::Damaged, format!("{} is damaged", file.display()));
     let packed = bytes.strip_prefix(MAGIC).ok_or_else(damaged)?;
     let size = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().unwrap_or(0);
     let size = usize::try_from(size).ok().filter(|size| *size <= LARGEST_BYTES).ok_or_else(damaged)?;
@@ -175,10 +181,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_and_nothing_else_is() {
         let bytes = encode(&manifest(&["a", "b/c"])).unwrap();
-        let read: Manifest = decode(&bytes).unwrap();
+        let file = Path::new("states/one/base");
+        let read: Manifest = decode(&bytes, file).unwrap();
         assert_eq!(read.entries.len(), 2);
         for broken in [&b""[..], b"viv-state 1\n", b"other", &bytes[..bytes.len() - 1]] {
-            assert_eq!(*decode::<Manifest>(broken).unwrap_err().kind(), ErrorKind::Damaged);
+            let error = decode::<Manifest>(broken, file).unwrap_err();
+            assert_eq!((*error.kind(), error.to_string()), (ErrorKind::Damaged, "states/one/base is damaged".into()));
         }
     }
 

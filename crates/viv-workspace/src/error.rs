@@ -16,8 +16,6 @@ pub enum ErrorKind {
     Damaged,
     /// A path that cannot be a file of a workspace, or changes that contradict each other.
     BadChange,
-    /// What was chosen is no longer as it was shown.
-    Stale,
 }
 
 impl viv_error::Kind for ErrorKind {
@@ -29,7 +27,6 @@ impl viv_error::Kind for ErrorKind {
             Self::TooLarge => "workspace_too_large",
             Self::Damaged => "state_damaged",
             Self::BadChange => "bad_change",
-            Self::Stale => "stale",
         }
     }
 }

@@ -31,8 +31,8 @@ pub struct TextDiff {
 }
 
 impl TextDiff {
-    /// Compares two texts line by line. Any bytes are a text; time and memory are bounded by their length, since
-    /// the algorithm gives up looking for the best answer where that is costly.
+    /// Compares two texts line by line. Any bytes are a text; of texts whose lines are very many and mostly the same
+    /// few, all from the first to the last that differs is one change, so that some megabytes take some seconds.
     #[must_use]
     pub fn new(old: Vec<u8>, new: Vec<u8>) -> Self {
         let changes = changes(&old, &new);
@@ -88,14 +88,18 @@ impl TextDiff {
         let (new, others) = (self.new_lines(), lines(other));
         let slice = |lines: &[&[u8]], range: &Range<u32>| lines[range.start as usize..range.end as usize].concat();
         let mut replaced = Vec::new();
+        // Both are in order, and are gone through side by side: a text may have as many of them as lines.
+        let (mut passed, mut grown, mut shrunk) = (0, 0, 0);
         for ours in &self.changes {
-            let number =
-                self.hunks.iter().position(|hunk| hunk.old.start <= ours.old.start && ours.old.end <= hunk.old.end);
-            if !number.is_some_and(|number| chosen.contains(&number)) {
+            let number = self.hunks.partition_point(|hunk| hunk.old.end < ours.old.start);
+            if !chosen.contains(&number) {
                 continue;
             }
-            let mut touching =
-                theirs.iter().filter(|their| their.old.start <= ours.old.end && ours.old.start <= their.old.end);
+            while let Some(their) = theirs.get(passed).filter(|their| their.old.end < ours.old.start) {
+                (grown, shrunk) = (grown + their.new.len(), shrunk + their.old.len());
+                passed += 1;
+            }
+            let mut touching = theirs[passed..].iter().take_while(|their| their.old.start <= ours.old.end);
             match (touching.next(), touching.next()) {
                 (None, _) => {}
                 (Some(only), None) if only.old == ours.old && slice(&others, &only.new) == slice(&new, &ours.new) => {
@@ -103,9 +107,6 @@ impl TextDiff {
                 }
                 _ => return None,
             }
-            let before = theirs.iter().filter(|their| their.old.end < ours.old.start);
-            let (grown, shrunk) =
-                before.fold((0, 0), |(grown, shrunk), their| (grown + their.new.len(), shrunk + their.old.len()));
             let moved = |line: u32| u32::try_from(line as usize + grown - shrunk).unwrap_or(u32::MAX);
             let lines = &new[ours.new.start as usize..ours.new.end as usize];
             replaced.push((moved(ours.old.start)..moved(ours.old.end), lines));
@@ -127,11 +128,50 @@ fn replace(lines: &[&[u8]], replaced: &[(Range<u32>, &[&[u8]])]) -> Vec<u8> {
     text
 }
 
+/// Two texts of so many lines together are compared in the way that people find easiest to read. Its time grows with
+/// the square of their number.
+const READABLE_LINES: usize = 20_000;
+
+/// Lines that are in the texts more often than this are common.
+const COMMON: u32 = 8;
+
+/// More common lines than this are not compared: the other way's time grows with the square of their number, to a
+/// second or a few at this one, and hardly with that of others.
+const MOST_COMMON_LINES: usize = 100_000;
+
 fn changes(old: &[u8], new: &[u8]) -> Vec<Hunk> {
     let input = InternedInput::new(old, new);
-    let mut diff = Diff::compute(Algorithm::Histogram, &input);
+    let algorithm = if input.before.len() + input.after.len() <= READABLE_LINES {
+        Algorithm::Histogram
+    } else if common_lines(&input) <= MOST_COMMON_LINES {
+        Algorithm::Myers
+    } else {
+        return one_change(&input);
+    };
+    let mut diff = Diff::compute(algorithm, &input);
     diff.postprocess_lines(&input);
     diff.hunks().map(|hunk| Hunk { old: hunk.before, new: hunk.after }).collect()
+}
+
+fn common_lines(input: &InternedInput<&[u8]>) -> usize {
+    let mut counts = vec![0_u32; input.interner.num_tokens() as usize];
+    let all = || input.before.iter().chain(&input.after).map(|token| token.0 as usize);
+    all().for_each(|token| counts[token] += 1);
+    all().filter(|token| counts[*token] > COMMON).count()
+}
+
+/// From the first line that differs to the last.
+fn one_change(input: &InternedInput<&[u8]>) -> Vec<Hunk> {
+    let (old, new) = (&input.before, &input.after);
+    let begin = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+    let rest = old[begin..].iter().rev().zip(new[begin..].iter().rev());
+    let end = rest.take_while(|(old, new)| old == new).count();
+    let range = |length: usize| {
+        let number = |line: usize| u32::try_from(line).unwrap_or(u32::MAX);
+        number(begin)..number(length - end)
+    };
+    let change = Hunk { old: range(old.len()), new: range(new.len()) };
+    if change.old.is_empty() && change.new.is_empty() { Vec::new() } else { vec![change] }
 }
 
 /// A text's lines, each with its end.
@@ -183,6 +223,35 @@ mod tests {
         // The same change is no conflict.
         let there = numbered(40, &[(30, "thirty\n")]);
         assert_eq!(diff.onto(&there, &BTreeSet::from([1])), Some(there.clone()));
+    }
+
+    /// If each hunk looked at all others, nobody would wait for this.
+    #[test]
+    fn a_text_may_have_very_many_hunks() {
+        let line = |number: u32, with: &str| format!("{number}{}\n", if number % 8 == 3 { with } else { "" });
+        let [old, new] = ["a", "b"].map(|with| (0..80_000).map(|number| line(number, with)).collect::<String>());
+        let (old, new) = (old.into_bytes(), new.into_bytes());
+        let diff = TextDiff::new(old.clone(), new.clone());
+        let all: BTreeSet<usize> = (0..diff.hunks.len()).collect();
+        assert_eq!(diff.hunks.len(), 10_000);
+        assert_eq!(diff.with(&all), new);
+        assert_eq!(diff.onto(&old, &all), Some(new.clone()));
+        assert_eq!(diff.onto(&new, &all), Some(new));
+    }
+
+    #[test]
+    fn very_many_lines_of_which_most_are_the_same_are_one_change() {
+        let text = |with: &str| -> Vec<u8> {
+            let line = |number: u32| if number % 8 == 3 { with } else { "\n" };
+            (0..400_000).map(line).collect::<String>().into_bytes()
+        };
+        let (old, new) = (text("a\n"), text("b\n"));
+        let diff = TextDiff::new(old.clone(), new.clone());
+        assert_eq!(diff.hunks, [Hunk { old: 3..399_996, new: 3..399_996 }]);
+        assert_eq!(diff.onto(&old, &BTreeSet::from([0])), Some(new.clone()));
+        assert!(TextDiff::new(new.clone(), new).hunks.is_empty());
+        let longer = [old.as_slice(), b"\n"].concat();
+        assert_eq!(TextDiff::new(old, longer).hunks, [Hunk { old: 400_000..400_000, new: 400_000..400_001 }]);
     }
 
     #[test]

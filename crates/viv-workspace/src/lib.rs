@@ -14,7 +14,7 @@
 //!   workspace         the directory's path
 //!   lock              held during every call
 //!   segments/         contents, compressed, by their SHA-256 (nothing is kept twice)
-//!   states/ID/        about, start, base, result, operations
+//!   states/ID/        about, start, base, result, operations, run
 //!   journal           what is being written into the directory, from before it begins until it is done
 //! ```
 //!
@@ -29,6 +29,7 @@ mod beneath;
 mod blobs;
 mod change;
 mod diff;
+mod dropped;
 mod entry;
 mod error;
 mod fault;
@@ -57,7 +58,7 @@ pub use ignored::Rules;
 pub use index::tracked;
 pub use path::{PathProblem, TreePath};
 pub use record::Recorded;
-pub use states::{Found, Mode, Sandbox, find, list};
+pub use states::{Found, Mode, Sandbox, find, list, siblings};
 pub use store::Store;
 pub use view::View;
 

@@ -25,7 +25,8 @@ pub(crate) fn read(workspace: &Path) -> (BTreeSet<TreePath>, OuterRules) {
     };
     let common = pointer(&git.join("commondir"), "").map_or_else(|| git.clone(), |path| git.join(path));
     let repository = content(&common.join("info/exclude"), LONGEST_RULES_BYTES).unwrap_or_default();
-    let tracked = content(&git.join("index"), LARGEST_INDEX_BYTES).and_then(|bytes| index::tracked(&bytes));
+    let tracked = content(&git.join("index"), LARGEST_INDEX_BYTES)
+        .and_then(|bytes| index::tracked(&bytes, |shared| content(&git.join(shared), LARGEST_INDEX_BYTES)));
     (tracked.unwrap_or_default().into_iter().collect(), OuterRules { repository, user })
 }
 

@@ -1,16 +1,18 @@
 //! Recording: the base, what a directory is now, what a sandbox says it changed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::apply::FileOutcome;
 use crate::blobs::write_whole;
-use crate::entry::{Digest, Manifest, Node, encode};
+use crate::diff::compare;
+use crate::dropped::AllDropped;
+use crate::entry::{Digest, Manifest, Node, Stat, encode};
 use crate::error::io as failed_to;
 use crate::ignored::Rules;
 use crate::operation::Operation;
-use crate::states::{About, Mode, Sandbox};
+use crate::states::{About, Mode, RUN, Sandbox};
 use crate::store::{Session, Store, check_id};
 use crate::walk::{self, Walked};
 use crate::{Change, Error, ErrorKind, Notes, Result, TreePath, project};
@@ -44,32 +46,98 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::TooLarge`] if there is more than [`crate::Limits`] has; [`ErrorKind::Io`].
     pub fn record_base(&self, sandbox: &Sandbox) -> Result<Recorded> {
-        check_id(&sandbox.id)?;
+        self.record_bases(std::slice::from_ref(sandbox), None)
+    }
+
+    /// The same, once for several sandboxes that all begin with what the directory has now. They are known as those of
+    /// one `run`, a text that no other has ([`crate::Found::run`]).
+    ///
+    /// # Errors
+    /// As [`Store::record_base`]; [`ErrorKind::TooLarge`] for more sandboxes than states are kept.
+    pub fn record_bases(&self, sandboxes: &[Sandbox], run: Option<&str>) -> Result<Recorded> {
+        self.record_bases_with(sandboxes, run, |_, _| Ok(()))
+    }
+
+    /// The same for copies that were made with less than the directory has: of what is there, with those files alone
+    /// that `is_as_here` is true of, and with others from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Store::record_bases`], and those of `others`.
+    pub fn record_bases_of_copies<R: Read>(
+        &self,
+        sandboxes: &[Sandbox],
+        run: Option<&str>,
+        is_as_here: impl Fn(&TreePath) -> bool,
+        others: impl IntoIterator<Item = io::Result<Change<R>>>,
+    ) -> Result<Recorded> {
+        self.record_bases_with(sandboxes, run, |session, base| {
+            let here = base.clone();
+            base.entries.retain(|path, _| is_as_here(path));
+            let (mut notes, mut total) = (Notes::default(), 0);
+            for other in others {
+                let other = other.map_err(failed_to("what the copy was made from cannot be read"))?;
+                session.take(other, &here, base, &mut notes, &mut total)?;
+            }
+            session.blobs.commit()
+        })
+    }
+
+    fn record_bases_with(
+        &self,
+        sandboxes: &[Sandbox],
+        run: Option<&str>,
+        amend: impl FnOnce(&mut Session, &mut Manifest) -> Result<()>,
+    ) -> Result<Recorded> {
+        sandboxes.iter().try_for_each(|sandbox| check_id(&sandbox.id))?;
+        if sandboxes.len() > self.limits.states {
+            let most = self.limits.states;
+            return Err(Error::new(ErrorKind::TooLarge, format!("the states of {most} sandboxes are kept, no more")));
+        }
         let began = Instant::now();
         let mut session = self.session()?;
         let (tracked, outer) = project::read(&self.workspace);
         let mut walked = walk::walk(&session.root, &outer, &tracked, &session.limits)?;
         let states = session.states()?;
         let earlier = states.first().map(|newest| session.earlier(&newest.id)).transpose()?.unwrap_or_default();
-        let base = session.read(&mut walked, &earlier.iter().collect::<Vec<_>>())?;
+        let mut base = session.read(&mut walked, &earlier.iter().collect::<Vec<_>>())?;
+        amend(&mut session, &mut base)?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let about = About {
-            id: sandbox.id.clone(),
-            name: sandbox.name.clone(),
-            mode: sandbox.mode,
-            created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
-            outer,
-        };
-        let directory = session.directory.join("states").join(&sandbox.id);
-        let _ = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir(&directory).map_err(failed_to(format!("{} cannot be made", directory.display())))?;
         let bytes = encode(&base)?;
-        write_whole(&directory.join("base"), &bytes, false)?;
-        write_whole(&directory.join("start"), &bytes, false)?;
-        // The last: without it there is no state.
-        write_whole(&directory.join("about"), &encode(&about)?, false)?;
-        session.prune(&states, &sandbox.id)?;
+        for sandbox in sandboxes {
+            let about = About {
+                id: sandbox.id.clone(),
+                name: sandbox.name.clone(),
+                mode: sandbox.mode,
+                created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
+                outer: outer.clone(),
+            };
+            let directory = session.directory.join("states").join(&sandbox.id);
+            let _ = std::fs::remove_dir_all(&directory);
+            std::fs::create_dir(&directory).map_err(failed_to(format!("{} cannot be made", directory.display())))?;
+            write_whole(&directory.join("base"), &bytes, false)?;
+            write_whole(&directory.join("start"), &bytes, false)?;
+            if let Some(run) = run {
+                write_whole(&directory.join(RUN), run.as_bytes(), false)?;
+            }
+            // The last: without it there is no state.
+            write_whole(&directory.join("about"), &encode(&about)?, false)?;
+        }
+        let new: BTreeSet<&str> = sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect();
+        session.prune(&states, &new)?;
         Ok(Recorded::of(&base, began, walked.notes))
+    }
+
+    /// Whether the directory still is what a sandbox's base has. Files that are as they were are not read.
+    ///
+    /// # Errors
+    /// As [`Store::record_base`], and [`ErrorKind::NotFound`].
+    pub fn is_at_base(&self, id: &str) -> Result<bool> {
+        let mut session = self.session()?;
+        let (about, base) = (session.about(id)?, session.manifest(id, "base")?);
+        let (tracked, _) = project::read(&self.workspace);
+        let mut walked = walk::walk(&session.root, &about.outer, &tracked, &session.limits)?;
+        let now = session.read(&mut walked, &[&base])?;
+        Ok(compare(&base, &now).is_empty())
     }
 
     /// Records what the directory is now, for a sandbox in live mode. [`Store::diff`] does it by itself.
@@ -83,7 +151,7 @@ impl Store {
     }
 
     /// Records what a sandbox in clone mode says it changed: all of it since its base was recorded, deletions first.
-    /// What it said before is forgotten.
+    /// What it said before is forgotten, but for what was rejected of it ([`Store::reject`]).
     ///
     /// A guest's permissions tell only whether a file may be executed: an existing file keeps those of the base
     /// unless that differs, a new one has 644 or 755. A file over the limit is not taken, and noted. A path at
@@ -109,6 +177,7 @@ impl Store {
         }
         notes.sort();
         session.blobs.commit()?;
+        session.leave_out(id, &mut result)?;
         let path = session.directory.join(session.state(id, "notes")?);
         write_whole(&path, &encode(&notes)?, false)?;
         session.save(id, "result", &result)?;
@@ -119,9 +188,11 @@ impl Store {
 impl Session {
     /// Manifests of a state whose contents need not be read again.
     fn earlier(&self, id: &str) -> Result<Vec<Manifest>> {
-        let result = self.load(self.state(id, "result")?)?;
-        let base = self.load(self.state(id, "base")?)?;
-        Ok([result, base].into_iter().flatten().collect())
+        let mut whole = Vec::new();
+        for which in ["result", "base"] {
+            whole.extend(self.load_whole(self.state(id, which)?)?);
+        }
+        Ok(whole)
     }
 
     fn read(&mut self, walked: &mut Walked, earlier: &[&Manifest]) -> Result<Manifest> {
@@ -147,9 +218,16 @@ impl Session {
         }
         let known: BTreeSet<TreePath> = base.entries.keys().cloned().collect();
         let mut walked = walk::walk(&self.root, &about.outer, &known, &self.limits)?;
-        let earlier: Option<Manifest> = self.load(self.state(&about.id, "result")?)?;
+        let earlier: Option<Manifest> = self.load_whole(self.state(&about.id, "result")?)?;
         let earlier: Vec<&Manifest> = earlier.iter().chain([base]).collect();
-        let result = self.read(&mut walked, &earlier)?;
+        let mut result = self.read(&mut walked, &earlier)?;
+        // What cannot be looked at is neither as it was nor gone.
+        for directory in &walked.closed {
+            for (path, entry) in base.beneath(directory) {
+                let (size, mode) = (entry.node.size(), entry.node.git_mode() & 0o777);
+                result.set(path, Some(Node::Large { size, mode, stat: Stat::UNKNOWN }));
+            }
+        }
         self.newly_ignored(&mut walked, about, base, &result);
         let path = self.directory.join(self.state(&about.id, "result")?);
         write_whole(&path, &encode(&result)?, false)?;
@@ -250,10 +328,10 @@ impl Session {
     }
 
     /// Removes the oldest states over the limit, and contents that no state has.
-    fn prune(&mut self, before: &[About], new: &str) -> Result<()> {
-        let others = before.iter().filter(|about| about.id != new);
-        let kept: BTreeSet<&str> =
-            others.take(self.limits.states.saturating_sub(1)).map(|about| about.id.as_str()).chain([new]).collect();
+    fn prune(&mut self, before: &[About], new: &BTreeSet<&str>) -> Result<()> {
+        let others = before.iter().map(|about| about.id.as_str()).filter(|id| !new.contains(id));
+        let room = self.limits.states.saturating_sub(new.len());
+        let kept: BTreeSet<&str> = others.take(room).chain(new.iter().copied()).collect();
         let states = self.directory.join("states");
         let entries = std::fs::read_dir(&states).map_err(failed_to(format!("{} cannot be read", states.display())))?;
         // Those that were never finished among them.
@@ -264,12 +342,17 @@ impl Session {
         }
         let mut used: BTreeSet<Digest> = BTreeSet::new();
         for about in self.states()? {
+            // What of a state cannot be read needs no contents any more.
             for which in ["start", "base", "result"] {
-                let manifest: Option<Manifest> = self.load(self.state(&about.id, which)?)?;
+                let manifest: Option<Manifest> = self.load_whole(self.state(&about.id, which)?)?;
                 used.extend(manifest.unwrap_or_default().entries.values().filter_map(|entry| entry.node.digest()));
             }
-            used.extend(self.rejected(&about.id)?.into_values().flatten().filter_map(|node| node.digest()));
-            let operations: Option<Vec<Operation>> = self.load(self.state(&about.id, "operations")?)?;
+            let dropped: Option<AllDropped> = self.load_whole(self.state(&about.id, "dropped")?)?;
+            used.extend(dropped.unwrap_or_default().values().flat_map(|dropped| [dropped.reported, dropped.shown]));
+            let rejected: Option<BTreeMap<TreePath, Option<Node>>> =
+                self.load_whole(self.state(&about.id, "rejected")?)?;
+            used.extend(rejected.unwrap_or_default().into_values().flatten().filter_map(|node| node.digest()));
+            let operations: Option<Vec<Operation>> = self.load_whole(self.state(&about.id, "operations")?)?;
             used.extend(
                 operations
                     .unwrap_or_default()

@@ -15,6 +15,10 @@ const MOST_COMPARED: usize = 200;
 /// Larger files are compared by their whole contents alone, in bytes.
 const LARGEST_COMPARED_BYTES: u64 = 1 << 20;
 
+/// More than this of new and gone files together is not compared, in bytes: a guest may have made each of their lines
+/// another one.
+const MOST_COMPARED_BYTES: u64 = 16 << 20;
+
 /// Makes one change of each pair of a file that is gone and one that is new, where they are alike. `content` gives
 /// what a digest stands for, if it can.
 pub(crate) fn detect(files: Vec<FileChange>, mut content: impl FnMut(&Digest) -> Option<Vec<u8>>) -> Vec<FileChange> {
@@ -54,8 +58,10 @@ pub(crate) fn detect(files: Vec<FileChange>, mut content: impl FnMut(&Digest) ->
     new.retain(|index| !pairs.contains_key(index));
 
     if gone.len() <= MOST_COMPARED && new.len() <= MOST_COMPARED && !gone.is_empty() && !new.is_empty() {
+        let mut room = MOST_COMPARED_BYTES;
         let mut read = |node: &Option<Node>| match node {
-            Some(Node::File { digest, size, .. }) if (1..=LARGEST_COMPARED_BYTES).contains(size) => {
+            Some(Node::File { digest, size, .. }) if (1..=LARGEST_COMPARED_BYTES.min(room)).contains(size) => {
+                room -= size;
                 content(digest).filter(|content| !is_binary(content)).map(|content| Weights::of(&content))
             }
             _ => None,
@@ -130,6 +136,24 @@ mod tests {
     use super::*;
     use crate::TreePath;
     use crate::blobs::digest_of;
+
+    #[test]
+    fn no_more_is_read_than_is_compared() {
+        let file = |path: String, fill: u8, is_new: bool| {
+            let node = Some(Node::File { digest: digest_of(&[fill]), size: LARGEST_COMPARED_BYTES, mode: 0o644 });
+            let (old, new) = if is_new { (None, node) } else { (node, None) };
+            FileChange { path: TreePath::new(path).unwrap(), from: None, similarity: 0, old, new }
+        };
+        let files: Vec<FileChange> = (0..40).map(|n| file(format!("{n:02}"), n, n > 0)).collect();
+        let mut read = 0;
+        let found = detect(files.clone(), |_| {
+            read += LARGEST_COMPARED_BYTES;
+            Some(b"line\n".to_vec())
+        });
+        assert_eq!(read, MOST_COMPARED_BYTES);
+        assert_eq!(found.iter().filter(|file| file.kind() == Kind::Renamed).count(), 1);
+        assert_eq!(found.len(), files.len() - 1);
+    }
 
     #[test]
     fn moved_and_changed_files_are_found_and_strangers_are_not() {

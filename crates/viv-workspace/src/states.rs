@@ -42,6 +42,8 @@ pub struct Found {
     pub sandbox: Sandbox,
     /// When its base was recorded, milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
+    /// What several sandboxes have in common that began with the same base ([`crate::Store::record_bases`]).
+    pub run: Option<String>,
 }
 
 /// What is written of a state.
@@ -68,6 +70,9 @@ pub(crate) fn stores(state: &Path) -> PathBuf {
 /// The file that names a store's workspace.
 pub(crate) const WORKSPACE: &str = "workspace";
 
+/// The file of a state that says which run it is of.
+pub(crate) const RUN: &str = "run";
+
 /// The states in a store's directory, the newest first. One that cannot be read is none.
 pub(crate) fn states(store: &Path) -> Result<Vec<About>> {
     let directory = store.join("states");
@@ -76,7 +81,10 @@ pub(crate) fn states(store: &Path) -> Result<Vec<About>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(io(format!("{} cannot be read", directory.display()))(error)),
     };
-    let about = |path: PathBuf| decode::<About>(&std::fs::read(path.join("about")).ok()?).ok();
+    let about = |state: PathBuf| {
+        let path = state.join("about");
+        decode::<About>(&std::fs::read(&path).ok()?, &path).ok()
+    };
     let mut states: Vec<About> = entries.filter_map(|entry| about(entry.ok()?.path())).collect();
     states.sort_by(|one, other| (other.created_unix_ms, &other.id).cmp(&(one.created_unix_ms, &one.id)));
     Ok(states)
@@ -101,14 +109,35 @@ pub fn list(state: &Path) -> Result<Vec<Found>> {
             workspace: workspace.clone(),
             sandbox: about.sandbox(),
             created_unix_ms: about.created_unix_ms,
+            run: std::fs::read_to_string(store.join("states").join(&about.id).join(RUN)).ok(),
         }));
     }
     found.sort_by_key(|state| std::cmp::Reverse(state.created_unix_ms));
     Ok(found)
 }
 
+/// The other sandboxes that began with the same base as one, by their ids.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn siblings(state: &Path, of: &Found) -> Result<Vec<Found>> {
+    if of.run.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut siblings = list(state)?;
+    siblings
+        .retain(|other| other.run == of.run && other.workspace == of.workspace && other.sandbox.id != of.sandbox.id);
+    // Numbers at their end are compared as such by being compared by length first.
+    siblings.sort_by(|one, other| {
+        let key = |found: &Found| (found.sandbox.id.len(), found.sandbox.id.clone());
+        key(one).cmp(&key(other))
+    });
+    Ok(siblings)
+}
+
 /// The state that is meant: of a sandbox with this name or id, or a unique beginning of an id, the newest of that
-/// name; without a name the newest of the workspace that `directory` is or is in.
+/// name; without a name the newest of the workspace that `directory` is or is in, unless that is one of several of a
+/// run.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] and [`ErrorKind::Ambiguous`], and a directory that cannot be read.
@@ -116,9 +145,15 @@ pub fn find(state: &Path, wanted: Option<&str>, directory: &Path) -> Result<Foun
     let all = list(state)?;
     let Some(wanted) = wanted else {
         for ancestor in directory.ancestors() {
-            if let Some(found) = all.iter().find(|found| found.workspace == ancestor) {
+            let Some(found) = all.iter().find(|found| found.workspace == ancestor) else { continue };
+            let mut siblings = siblings(state, found)?;
+            if siblings.is_empty() {
                 return Ok(found.clone());
             }
+            siblings.push(found.clone());
+            let first = siblings.iter().map(|found| found.sandbox.id.as_str()).min().unwrap_or_default();
+            let message = format!("the last sandboxes on {} are {} attempts", ancestor.display(), siblings.len());
+            return Err(Error::new(ErrorKind::Ambiguous, message).hint(format!("name one of them, such as {first}")));
         }
         let message = format!("no sandbox's changes to {} are known", directory.display());
         return Err(Error::new(ErrorKind::NotFound, message)

@@ -5,6 +5,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use crate::error::io;
 use crate::operation::Operation;
 use crate::states::{About, Mode, WORKSPACE, states, stores};
 use crate::view::{View, view};
-use crate::{Error, ErrorKind, Limits, Result, TreePath, diff, rename};
+use crate::{Error, ErrorKind, Limits, Notes, Result, TreePath, diff, rename};
 
 /// What is kept of a workspace, for each sandbox that worked on it.
 ///
@@ -51,13 +52,13 @@ impl Store {
         Self::with_limits(state, workspace, Limits::default())
     }
 
-    /// The same with other limits.
+    /// [`Store::open`] with other limits.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// As there.
     pub fn with_limits(state: &Path, workspace: &Path, limits: Limits) -> Result<Self> {
         let path = workspace.as_os_str().as_bytes();
-        let directory = stores(state).join(hex::encode(&digest_of(path).0[..16]));
+        let directory = directory_of(state, workspace);
         let failed = || io(format!("{} cannot be used", directory.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(directory.join("states")).map_err(failed())?;
         let mut store = Self { directory, workspace: workspace.to_path_buf(), limits, recovered: None };
@@ -67,6 +68,12 @@ impl Store {
         }
         store.recovered = recovered;
         Ok(store)
+    }
+
+    /// Whether there is a store of `workspace`, without making one.
+    #[must_use]
+    pub fn is_there(state: &Path, workspace: &Path) -> bool {
+        directory_of(state, workspace).join(WORKSPACE).exists()
     }
 
     /// The directory it is of.
@@ -96,6 +103,28 @@ impl Store {
     pub fn diff(&self, id: &str) -> Result<Diff> {
         let mut session = self.session()?;
         session.diff(id)
+    }
+
+    /// All that a sandbox changed since its base was recorded, also what was accepted or rejected meanwhile. In live
+    /// mode, the directory is looked at now.
+    ///
+    /// # Errors
+    /// As [`Store::diff`].
+    pub fn diff_from_start(&self, id: &str) -> Result<Diff> {
+        let mut session = self.session()?;
+        let (result, notes) = session.result(id)?;
+        let files = diff::compare(&session.manifest(id, "start")?, &result);
+        let files = rename::detect(files, |digest| session.blobs.get(digest).ok());
+        Ok(Diff { files, notes })
+    }
+
+    /// When it was last said what a sandbox that works on a copy changed; none if that never was.
+    #[must_use]
+    pub fn reported_at(&self, id: &str) -> Option<SystemTime> {
+        check_id(id).ok()?;
+        // Written by [`Store::record_changes`] alone.
+        let notes = self.directory.join("states").join(id).join("notes");
+        std::fs::metadata(notes).and_then(|metadata| metadata.modified()).ok()
     }
 
     /// What there is to see of some changes, one by one.
@@ -144,9 +173,17 @@ impl Session {
     pub(crate) fn load<T: for<'a> Deserialize<'a>>(&self, file: impl AsRef<Path>) -> Result<Option<T>> {
         let path = self.directory.join(file);
         match std::fs::read(&path) {
-            Ok(bytes) => decode(&bytes).map(Some),
+            Ok(bytes) => decode(&bytes, &path).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io(format!("{} cannot be read", path.display()))(error)),
+        }
+    }
+
+    /// The same of what can be done without: none, too, if a loss of power has left half of it.
+    pub(crate) fn load_whole<T: for<'a> Deserialize<'a>>(&self, file: impl AsRef<Path>) -> Result<Option<T>> {
+        match self.load(file) {
+            Err(error) if *error.kind() == ErrorKind::Damaged => Ok(None),
+            loaded => loaded,
         }
     }
 
@@ -176,23 +213,34 @@ impl Session {
         Ok(self.load(self.state(id, "rejected")?)?.unwrap_or_default())
     }
 
-    /// As [`Store::diff`].
-    pub(crate) fn diff(&mut self, id: &str) -> Result<Diff> {
+    /// What there is now, and what was left out of it.
+    fn result(&mut self, id: &str) -> Result<(Manifest, Notes)> {
         let about = self.about(id)?;
-        let base = self.manifest(id, "base")?;
-        let (result, notes) = match about.mode {
+        Ok(match about.mode {
             Mode::Live => {
+                let base = self.manifest(id, "base")?;
                 let (result, recorded) = self.record_live(&about, &base)?;
                 (result, recorded.notes)
             }
             Mode::Clone => (self.manifest(id, "result")?, self.load(self.state(id, "notes")?)?.unwrap_or_default()),
-        };
+        })
+    }
+
+    /// As [`Store::diff`].
+    pub(crate) fn diff(&mut self, id: &str) -> Result<Diff> {
+        let (result, notes) = self.result(id)?;
+        let base = self.manifest(id, "base")?;
         let rejected = self.rejected(id)?;
         let mut files = diff::compare(&base, &result);
         files.retain(|file| rejected.get(&file.path) != Some(&file.new));
         let files = rename::detect(files, |digest| self.blobs.get(digest).ok());
         Ok(Diff { files, notes })
     }
+}
+
+/// Where the store of a workspace is.
+fn directory_of(state: &Path, workspace: &Path) -> PathBuf {
+    stores(state).join(hex::encode(&digest_of(workspace.as_os_str().as_bytes()).0[..16]))
 }
 
 /// Whether an id can be a directory's name.

@@ -7,7 +7,7 @@ use crate::entry::Node;
 use crate::hunks::{TextDiff, is_binary};
 
 /// Texts longer than this are shown as binary files are, in bytes.
-const LONGEST_TEXT_BYTES: u64 = 8 << 20;
+pub(crate) const LONGEST_TEXT_BYTES: u64 = 8 << 20;
 
 /// What there is to see of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]

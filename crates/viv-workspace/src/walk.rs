@@ -34,6 +34,8 @@ pub(crate) struct Walked {
     links: Vec<(TreePath, Stat, Vec<u8>)>,
     /// What rules left out, a directory once and as a whole.
     pub(crate) ignored: Vec<(Vec<u8>, bool)>,
+    /// Directories of which nobody can say what is in them.
+    pub(crate) closed: Vec<Vec<u8>>,
     pub(crate) notes: Notes,
 }
 
@@ -55,14 +57,16 @@ struct Walker<'a> {
 
 impl Walker<'_> {
     fn directory(&mut self, here: &Beneath, path: &[u8], rules: &Rules, ignored: bool, depth: usize) -> Result<()> {
-        let mut names = match here.list() {
-            Ok(names) => names,
+        // A directory alone may have more names than fit in memory.
+        let names = match here.list(self.most_names().saturating_sub(self.seen)) {
+            Ok(Some(names)) => names,
+            Ok(None) => return Err(self.too_many()),
             Err(error) => {
-                self.walked.notes.unreadable(path, &error);
+                self.closed(path, &error);
                 return Ok(());
             }
         };
-        names.sort_by(|one, other| one.name.cmp(&other.name));
+        self.seen += names.len();
         if !path.is_empty() && names.iter().any(|listed| listed.git) {
             self.walked.notes.repository(path);
         }
@@ -73,10 +77,6 @@ impl Walker<'_> {
         };
         let rules = own.as_ref().unwrap_or(rules);
         for listed in names {
-            self.seen += 1;
-            if self.seen > self.limits.files.saturating_mul(4) {
-                return Err(self.too_many());
-            }
             if listed.git {
                 continue;
             }
@@ -129,7 +129,7 @@ impl Walker<'_> {
                 }
                 match here.directory(as_path(name)) {
                     Ok(directory) => self.directory(&directory, path.as_bytes(), rules, left_out, depth + 1)?,
-                    Err(error) => self.walked.notes.unreadable(path.as_bytes(), &error),
+                    Err(error) => self.closed(path.as_bytes(), &error),
                 }
             }
             FileType::RegularFile => self.walked.files.push((path, stat)),
@@ -151,6 +151,16 @@ impl Walker<'_> {
         let prefix = [directory.as_bytes(), b"/"].concat();
         let from = (Bound::Included(prefix.as_slice()), Bound::Unbounded);
         self.known.range::<[u8], _>(from).next().is_some_and(|path| path.as_bytes().starts_with(&prefix))
+    }
+
+    fn closed(&mut self, directory: &[u8], error: &io::Error) {
+        self.walked.notes.unreadable(directory, error);
+        self.walked.closed.push(directory.to_vec());
+    }
+
+    /// Ignored names are looked at, too, but not for ever.
+    fn most_names(&self) -> usize {
+        self.limits.files.saturating_mul(4)
     }
 
     fn too_many(&self) -> Error {
@@ -234,7 +244,8 @@ enum Contents {
     Unread(Entry),
 }
 
-fn large(stat: Stat) -> Entry {
+/// A file whose content is not known.
+pub(crate) fn large(stat: Stat) -> Entry {
     Entry { node: Node::Large { size: stat.size, mode: stat.mode & 0o777, stat }, stat: Some(stat) }
 }
 

@@ -9,7 +9,7 @@ use viv_image::Package;
 use viv_proto::network::GATEWAY_LISTENER;
 use viv_sandbox::{
     AgentHome, AgentRequest, AgentStart, AgentWords, NamedPreset, Paths, Prompt, agent_home_of, find_preset, mounts_of,
-    preset_names,
+    preset_names, transcripts_of,
 };
 
 use crate::cli::{Cli, RunArguments};
@@ -113,6 +113,11 @@ impl AgentCall {
             (None, Surroundings { input: Input::Stream, .. }) => Prompt::Input,
             // What it would do at a terminal, for whoever pipes that into a pager.
             (None, _) if arguments.dry_run => Prompt::None,
+            (None, _) if arguments.attempts.attempts.is_some() => {
+                let what = format!("attempts have no terminal, and there is nothing for {name} to do");
+                let hint = format!("viv run --attempts 3 {name} \"fix the failing test\"");
+                return Err(Error::new(ErrorKind::Usage, what).hint(hint).into());
+            }
             (None, _) => {
                 return Err(Error::new(
                     ErrorKind::Usage,
@@ -167,6 +172,12 @@ impl AgentCall {
         !(matches!(self.prompt, Prompt::Headless(_)) && self.surroundings.input == Input::Terminal)
     }
 
+    /// Its name, if only one sandbox may use its home at a time.
+    #[must_use]
+    pub fn alone(&self) -> Option<&str> {
+        self.preset.preset.exclusive.then_some(self.preset.name.as_str())
+    }
+
     /// What the preset asks for, under everything else. Memory is what the host has, at most.
     #[must_use]
     pub fn layer(&self, host: &HostEnvironment) -> Layer {
@@ -212,6 +223,7 @@ impl AgentCall {
         let free = shares.into_iter().filter(|share| sandbox.mounts.iter().all(|m| m.destination != share.destination));
         let free: Vec<_> = free.collect();
         sandbox.mounts.extend(free);
+        sandbox.transcripts.extend(transcripts_of(&home, &self.preset));
         start
     }
 

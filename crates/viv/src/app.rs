@@ -25,8 +25,8 @@ use crate::unit::process;
 pub fn main() -> ExitCode {
     // What viv runs itself as comes first, and is not part of the command line of users.
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
-        Some("internal-monitor") => return viv_sandbox::monitor_main(),
-        Some("internal-spare") => return viv_sandbox::spare_main(),
+        Some("internal-monitor") => return viv_sandbox::monitor_main(review::files_at_end),
+        Some("internal-spare") => return viv_sandbox::spare_main(review::files_at_end),
         Some("internal-template-maker") => return viv_sandbox::maker_main(),
         Some("internal-egress") => return viv_net::egress_main(),
         Some("internal-file-daemon") => return viv_sandbox::file_daemon_main(),

@@ -14,6 +14,8 @@ pub const NOT_FOUND: u8 = 127;
 pub const BROKEN_PIPE: u8 = 141;
 /// `viv doctor` found something that fails.
 pub const DOCTOR_FAILED: u8 = 1;
+/// Not one attempt of `viv run --attempts` ended with 0 and passed its check.
+pub const NO_ATTEMPT_SUCCEEDED: u8 = 1;
 /// `viv audit verify` found something.
 pub const AUDIT_FAILED: u8 = 1;
 
@@ -23,7 +25,11 @@ pub const ALL: &[(&str, &str)] = &[
         "the program's",
         "The program ran and ended: its own exit code, or 128 plus the number of the signal that killed it",
     ),
-    ("1", "`viv doctor` found something that fails, or `viv audit verify` something that is not as it was written"),
+    (
+        "1",
+        "`viv doctor` found something that fails, `viv audit verify` something that is not as it was written, or no \
+         attempt of `viv run --attempts` ended with 0 and passed its check",
+    ),
     ("124", "The program ran out of the time `--timeout` gave it"),
     ("125", "viv itself failed: wrong arguments or configuration, no QEMU, a sandbox that did not start or was lost"),
     ("126", "The program exists inside but cannot be executed"),

@@ -2,10 +2,10 @@
 
 mod agent;
 mod app;
+mod attempts;
 mod ci;
 mod cli;
 mod commands;
-#[allow(dead_code, reason = "the commands about sandboxes that stay read it")]
 mod definition;
 mod devcontainer;
 mod doctor;

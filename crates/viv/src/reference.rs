@@ -7,6 +7,7 @@ use clap::Command;
 use viv_error::Report;
 use viv_sandbox::Way;
 
+use crate::attempts::State;
 use crate::environment::VARIABLES;
 use crate::exit_code;
 use crate::output::{JsonEvent, Timings};
@@ -131,6 +132,10 @@ fn events(text: &mut String) {
         ("a machine is taken that stood ready", JsonEvent::Starting { id, way: &spare }),
         ("the machine boots, and why; whether a template is made afterwards", JsonEvent::Starting { id, way: &cold }),
         ("programs can be run", JsonEvent::Ready { id, milliseconds: 250, guest_uptime_ms: 4100, published: &[] }),
+        (
+            "with `--attempts`, how far each has come: `starting`, `running`, `taking`, `checking`, `ended`",
+            JsonEvent::Attempt { name: "night-2", id, state: State::Running },
+        ),
         (
             "with `--timing`, at the end, also of a run that failed; `where` is client, monitor or guest",
             JsonEvent::Timing { spans: &spans, total_us: 2100 },

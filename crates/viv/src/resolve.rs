@@ -11,7 +11,8 @@ use serde::Serialize;
 use viv_image::{ImageSource, Manager, Package, Platform};
 use viv_proto::message::{Exec, TerminalSize, User};
 use viv_sandbox::{
-    AccelChoice, Mount, NetworkSpec, NixSpec, Recording, SandboxSpec, TemplateUse, VmmChoice, Warning, WorkspaceMode,
+    AccelChoice, CopySelection, Mount, NetworkSpec, NixSpec, Recording, SandboxSpec, TemplateUse, VmmChoice, Warning,
+    WorkspaceMode,
 };
 
 use crate::devcontainer::SetupCommand;
@@ -126,11 +127,15 @@ pub fn resolve(
     pick("spares", origin(settings.spares.as_ref()));
     pick("workdir", origin(settings.workdir.as_ref()));
     pick("workspace-mode", origin(settings.workspace_mode.as_ref()));
+    pick("untracked", origin(settings.untracked.as_ref()));
+    pick("uncommitted", origin(settings.uncommitted.as_ref()));
     pick("git-guard", origin(settings.git_guard.as_ref()));
     pick("user", origin(settings.user.as_ref()));
     pick("timeout", origin(settings.timeout.as_ref()));
+    pick("record", origin(settings.recording.as_ref()));
     pick("name", origin(settings.name.as_ref()));
     pick("net", origin(settings.net.as_ref()));
+    let copied = copy_selection(&settings)?;
     let network = NetworkRequest::take(&mut settings);
 
     let mut warnings = Vec::new();
@@ -185,10 +190,12 @@ pub fn resolve(
         user: agent(host),
         network: NetworkSpec::default(),
         workspace_mode: settings.workspace_mode.map_or(WorkspaceMode::Live, |found| found.value),
+        copied,
         protect: settings.protect.into_iter().map(|found| found.value).collect(),
         git_guard: settings.git_guard.is_none_or(|found| found.value),
         persistent_disk: None,
-        recording: Recording::default(),
+        recording: settings.recording.map_or_else(Recording::default, |found| found.value),
+        transcripts: Vec::new(),
         boot_deadline_seconds: host.boot_deadline()?.as_secs().max(1),
     };
     let exec = Exec {
@@ -217,6 +224,22 @@ pub fn resolve(
 fn agent(host: &HostEnvironment) -> User {
     let ordinary = |id: u32| if host.uid == 0 || id == 0 { AGENT_ID_FOR_ROOT } else { id };
     User { name: AGENT.to_owned(), uid: ordinary(host.uid), gid: ordinary(host.gid), home: format!("/home/{AGENT}") }
+}
+
+/// What a copy of the workspace has. Who asks for it asks for a copy.
+fn copy_selection(settings: &Layer) -> Result<CopySelection, Error> {
+    let is_copy = settings.workspace_mode.as_ref().is_some_and(|mode| mode.value == WorkspaceMode::Clone);
+    let value = |found: &Option<Found<bool>>, flag: &str| match found {
+        Some(Found { origin: Origin::CommandLine, .. }) if !is_copy => {
+            let message = format!("{flag} is for a copy of the workspace");
+            Err(Error::new(ErrorKind::Usage, message).hint("--workspace clone"))
+        }
+        found => Ok(found.as_ref().is_none_or(|found| found.value)),
+    };
+    Ok(CopySelection {
+        untracked: value(&settings.untracked, "--untracked")?,
+        uncommitted: value(&settings.uncommitted, "--uncommitted")?,
+    })
 }
 
 fn check_memory(memory: Size, host: &HostEnvironment) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 //! the machine does falls on both. The floor of a cold start is a bare boot (see [`floor`]), that of
 //! a start from a template a bare restore (see [`restore`]). Some are printed for information.
 
+mod arguments;
 mod figures;
 mod floor;
 mod image;
@@ -27,7 +28,8 @@ use clap::{Args, ValueEnum};
 
 use crate::setup;
 use crate::workspace::{self, Profile};
-use figures::{Figure, print_table, require_goals};
+use arguments::BenchArguments;
+use figures::{Figure, require_goals};
 pub use image::{ImageArguments, image};
 pub use net::{NetArguments, net};
 pub use peers::{PeersArguments, peers};
@@ -37,15 +39,8 @@ pub use workspaces::{WorkspaceArguments, workspaces};
 /// `cargo xtask bench start`
 #[derive(Debug, Args)]
 pub struct StartArguments {
-    /// How often each start is measured; medians are of these
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(7..=1000))]
-    runs: u32,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Measure only this; may be repeated
-    #[arg(long, value_enum, value_name = "PART")]
-    only: Vec<Part>,
+    #[command(flatten)]
+    bench: BenchArguments<Part>,
     /// Draw where the time of a start goes: a page for a browser or, if it ends in .json, events for
     /// Chrome's and Perfetto's trace viewers
     #[arg(long, value_name = "FILE")]
@@ -69,6 +64,12 @@ enum Part {
     Inside,
 }
 
+/// What the figures are compared with.
+const FLOORS: &str = "\
+The floor of a cold start is the same machine with an init that prints one byte; of a start from\n\
+a template, the same restore by the smallest possible client; of the shares, the same work on the\n\
+guest's own disk; of memory, the most it may be.";
+
 /// Measures and prints; fails where a goal is missed.
 pub fn start(arguments: &StartArguments) -> Result<()> {
     setup::run(setup::Purpose::Run, false)?;
@@ -79,23 +80,16 @@ pub fn start(arguments: &StartArguments) -> Result<()> {
     let _ = measure::until_first_byte_and_end(&mut starts::run(&viv, scratch.path(), &[], &["true"]), None)
         .context("viv cannot run a command here")?;
 
-    let figures = measured(&viv, scratch.path(), arguments)?;
-    if arguments.json {
-        println!("{}", serde_json::json!({ "figures": figures, "runs": arguments.runs }));
-    } else {
-        print_table(&figures, arguments.runs, "floor");
-        println!("\nThe floor of a cold start is the same machine with an init that prints one byte; of a start from");
-        println!("a template, the same restore by the smallest possible client; of the shares, the same work on the");
-        println!("guest's own disk; of memory, the most it may be.");
-    }
+    let figures = measured(&viv, scratch.path(), &arguments.bench)?;
+    arguments.bench.print(&figures, FLOORS);
     if let Some(file) = &arguments.trace {
         trace::write(&viv, scratch.path(), file)?;
     }
     require_goals(&figures)
 }
 
-fn measured(viv: &Path, directory: &Path, arguments: &StartArguments) -> Result<Vec<Figure>> {
-    let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
+fn measured(viv: &Path, directory: &Path, arguments: &BenchArguments<Part>) -> Result<Vec<Figure>> {
+    let wanted = |part: Part| arguments.wants(part);
     let starts = Starts { viv, directory, runs: arguments.runs };
     let mut figures = Vec::new();
     if wanted(Part::Cold) || wanted(Part::Template) {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::{Entry, Shared, lost_since, next, written_down};
 use crate::cast::CastWriter;
-use crate::event::{Event, ProgramEnd, Recorded};
+use crate::event::{Event, MAX_TEXT_BYTES, ProgramEnd, Recorded, Transcript, cut};
 use crate::files;
 use crate::follow::Follower;
+use crate::transcript::{self, FoundTranscript};
 use crate::writer::Writer;
 
 /// Lines are beyond the head for no longer than this.
@@ -72,7 +73,7 @@ pub(super) fn run(writer: Writer, entries: &Receiver<Entry>, shared: &Weak<Share
 impl Thread<'_> {
     fn take(&mut self, entry: Entry) {
         match entry {
-            Entry::Event(event) => self.append(&event),
+            Entry::Event(event) => drop(self.append(&event)),
             Entry::Program { mut exec, header } => {
                 if let Some(header) = header {
                     self.make_room();
@@ -94,7 +95,58 @@ impl Thread<'_> {
             Entry::Gap { program, at, bytes } => self.cast(program, |cast| cast.gap(at, bytes)),
             Entry::Ended { program, at, end } => self.ended(program, at, end),
             Entry::Follow { log, path, rotated } => self.logs.push(Follower::new(&log, path, rotated)),
-            Entry::Close(last) => self.append(&last),
+            Entry::Transcript(found) => self.keep(found),
+            Entry::Close(last) => drop(self.append(&last)),
+        }
+    }
+
+    /// Copies a transcript, and then says so.
+    fn keep(&mut self, found: FoundTranscript) {
+        let FoundTranscript { agent, path, content, most_bytes } = found;
+        self.make_room_for_transcript(most_bytes);
+        let directory = self.writer.directory().to_owned();
+        let file = files::transcript_name(self.writer.head().lines);
+        match transcript::copy(&directory, &file, content, most_bytes) {
+            Ok(copied) => {
+                let (agent, path) = (cut(&agent, MAX_TEXT_BYTES), cut(&path, MAX_TEXT_BYTES));
+                let (bytes, sha256) = (copied.bytes, copied.sha256);
+                let told = Event::Transcript(Transcript { agent, path, file: file.clone(), bytes, sha256 });
+                if !self.append(&told) {
+                    // A copy that no line tells of would look like one that someone put there.
+                    let _ = std::fs::remove_file(files::transcript_path(&directory, &file));
+                }
+            }
+            Err(error) => {
+                let reasons = vec![cut(&format!("{path} of {agent}: {error}"), MAX_TEXT_BYTES)];
+                self.append(&Event::TranscriptsLeftOut { files: 1, reasons });
+            }
+        }
+    }
+
+    /// Removes the oldest transcripts, until another one has room.
+    fn make_room_for_transcript(&mut self, bytes: u64) {
+        let directory = self.writer.directory().to_owned();
+        let most = self.writer.limits().transcripts_bytes;
+        let kept: Vec<(String, u64)> = files::transcripts(&directory)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|number| {
+                let file = files::transcript_name(number);
+                let path = files::transcript_path(&directory, &file);
+                let bytes = std::fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());
+                (file, bytes)
+            })
+            .collect();
+        let mut all: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        for (file, size) in kept {
+            if all.saturating_add(bytes) <= most {
+                return;
+            }
+            // Said first: one that is gone without a word would be a cut.
+            self.append(&Event::DroppedTranscript { file: file.clone() });
+            if self.writer.seal().is_ok() && std::fs::remove_file(files::transcript_path(&directory, &file)).is_ok() {
+                all -= size;
+            }
         }
     }
 
@@ -117,17 +169,20 @@ impl Thread<'_> {
         self.append(&Event::ExecEnded { program, end, recording });
     }
 
-    fn append(&mut self, event: &Event) {
+    /// Writes an event down; whether the disk took it.
+    fn append(&mut self, event: &Event) -> bool {
         let lost = std::mem::take(&mut self.failed) + lost_since(self.shared);
         if lost > 0 && self.writer.append(&Event::Lost { events: lost }).is_err() {
             self.failed += lost;
         }
-        if self.writer.append(event).is_err() {
+        let written = self.writer.append(event).is_ok();
+        if !written {
             self.failed += 1;
         }
         if self.writer.is_unsealed() {
             self.seal_at.get_or_insert_with(|| Instant::now() + SEAL_AFTER);
         }
+        written
     }
 
     fn do_what_is_due(&mut self) {
@@ -151,7 +206,11 @@ impl Thread<'_> {
         let mut logs = std::mem::take(&mut self.logs);
         for log in &mut logs {
             match log.look(tell, closed) {
-                Ok(references) => references.into_iter().for_each(|reference| self.append(&Event::Log(reference))),
+                Ok(references) => {
+                    for reference in references {
+                        self.append(&Event::Log(reference));
+                    }
+                }
                 Err(_) => self.failed += 1,
             }
         }

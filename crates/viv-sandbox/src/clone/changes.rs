@@ -84,8 +84,11 @@ pub(super) fn report<T, K: viv_error::Kind>(
         let taken = take(&mut gone.chain(received.iter())).map_err(adopt);
         // Whoever took no more ends the production.
         drop(received);
-        let _ = producer.join();
-        taken
+        // What was taken of a production that broke down is not all there was.
+        match producer.join() {
+            Ok(()) => taken,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 

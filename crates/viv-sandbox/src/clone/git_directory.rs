@@ -1,25 +1,18 @@
 //! The `.git` of a copy: made anew from what the host's says, with nothing in it that git would run.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::git::{ask, git, run};
 use super::repository::{OBJECTS, Repository};
+use crate::error::io;
 use crate::{Error, ErrorKind, Result};
 
-/// What is taken over as it is, if it is there: what is under way, and what is left out.
-const FILES: [&str; 11] = [
-    "info/exclude",
-    "info/sparse-checkout",
-    "info/grafts",
-    "shallow",
-    "ORIG_HEAD",
-    "MERGE_HEAD",
-    "MERGE_MSG",
-    "MERGE_MODE",
-    "CHERRY_PICK_HEAD",
-    "REVERT_HEAD",
-    "SQUASH_MSG",
-];
+/// What is taken over as it is, if it is there.
+const FILES: [&str; 5] = ["info/exclude", "info/sparse-checkout", "info/grafts", "shallow", "ORIG_HEAD"];
+
+/// The same for what is under way and not committed.
+const UNDER_WAY: [&str; 6] = ["MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "CHERRY_PICK_HEAD", "REVERT_HEAD", "SQUASH_MSG"];
 
 /// Settings that change what files and commits look like, and none that name a program, a path or another file.
 const SETTINGS: [&str; 14] = [
@@ -45,24 +38,21 @@ const MOST_INDEX_BYTES: u64 = 1 << 30;
 /// The most references, which is more than the largest public repositories have.
 const MOST_REFERENCES: usize = 1_000_000;
 
-/// The files of a `.git`, by their paths in it; directories are those that the paths name.
-pub(super) fn files(repository: &Repository) -> Result<BTreeMap<String, Vec<u8>>> {
+/// The files of a `.git`, by their paths in it; directories are those that the paths name. Where nothing comes along
+/// that is not committed, the index is made anew, for which `scratch` is a file that can be written.
+pub(super) fn files(repository: &Repository, uncommitted: bool, scratch: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let workspace = &repository.workspace;
     let mut files = BTreeMap::new();
-    for name in FILES {
+    let under_way = if uncommitted { &UNDER_WAY[..] } else { &[] };
+    for name in FILES.iter().chain(under_way) {
         if let Some(content) = repository.small_file(name)? {
-            files.insert(name.to_owned(), content);
+            files.insert((*name).to_owned(), content);
         }
     }
-    if let Some(index) = repository.file("index", MOST_INDEX_BYTES)? {
-        files.insert("index".to_owned(), index);
-        for entry in std::fs::read_dir(&repository.git_directory).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let is_shared = name.strip_prefix("sharedindex.").is_some_and(|digest| is_digest(digest.as_bytes()));
-            if is_shared && let Some(index) = repository.file(&name, MOST_INDEX_BYTES)? {
-                files.insert(name, index);
-            }
-        }
+    if uncommitted {
+        index_files(repository, &mut files)?;
+    } else {
+        files.insert("index".to_owned(), index_of_commit(repository, scratch)?);
     }
     let head = match ask(workspace, &["symbolic-ref", "-q", "HEAD"])? {
         Some(reference) => [b"ref: ", reference.trim_ascii_end(), b"\n"].concat(),
@@ -73,6 +63,37 @@ pub(super) fn files(repository: &Repository) -> Result<BTreeMap<String, Vec<u8>>
     files.insert("config".to_owned(), configuration(repository)?.into_bytes());
     files.insert("objects/info/alternates".to_owned(), format!("{OBJECTS}\n").into_bytes());
     Ok(files)
+}
+
+/// The index as it is, and if it is split what it is split from.
+fn index_files(repository: &Repository, files: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
+    let Some(index) = repository.file("index", MOST_INDEX_BYTES)? else { return Ok(()) };
+    files.insert("index".to_owned(), index);
+    for entry in std::fs::read_dir(&repository.git_directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_shared = name.strip_prefix("sharedindex.").is_some_and(|digest| is_digest(digest.as_bytes()));
+        if is_shared && let Some(index) = repository.file(&name, MOST_INDEX_BYTES)? {
+            files.insert(name, index);
+        }
+    }
+    Ok(())
+}
+
+/// An index of what the commit has that is checked out.
+fn index_of_commit(repository: &Repository, scratch: &Path) -> Result<Vec<u8>> {
+    let failed = || io("an index of the commit cannot be made");
+    let mut command = git(&repository.workspace);
+    command.env("GIT_INDEX_FILE", scratch);
+    command.args(["-c", "core.splitIndex=false", "-c", "index.sparse=false", "read-tree", "HEAD"]);
+    // What an interrupted one left would be read.
+    match std::fs::remove_file(scratch) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed()(error)),
+        _ => {}
+    }
+    run(command)?;
+    let index = std::fs::read(scratch).map_err(failed())?;
+    std::fs::remove_file(scratch).map_err(failed())?;
+    Ok(index)
 }
 
 fn broken(what: &str) -> Error {

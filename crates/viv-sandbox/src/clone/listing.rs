@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 const MOST_ENTRIES: u64 = 10_000_000;
 
 /// The most changes that are reported.
-pub(super) const MOST_CHANGES: usize = 200_000;
+const MOST_CHANGES: usize = 200_000;
 
 const IGNORE_FILE: &[u8] = b".gitignore";
 

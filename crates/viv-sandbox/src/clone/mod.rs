@@ -14,8 +14,11 @@
 //! a copy is made from may be a stranger's, too; see [`Repository::of`].
 
 mod changes;
+mod committed;
+mod fault;
 mod git;
 mod git_directory;
+mod inbox;
 mod listing;
 mod repository;
 mod sync;
@@ -36,9 +39,10 @@ pub use git_directory::git_config_value;
 pub use listing::Ignored;
 pub use repository::Repository;
 pub use sync::{Fetched, Sync};
+pub use tree::{CommittedFile, CopyContents};
 
 use crate::error::io;
-use crate::{Carried, Files, OnProgress, Paths, Result};
+use crate::{Carried, CopySelection, Files, OnProgress, Paths, Result};
 
 /// The directory of viv's state that holds one for each copy.
 const COPIES: &str = "copies";
@@ -75,28 +79,30 @@ impl WorkspaceCopy {
         Ok(self.listing().exists() && self.files.look(self.place()?).await?.kind == PathKind::Directory)
     }
 
-    /// Makes it, before any program runs: the files that the repository knows, those that it would add if
-    /// `untracked`, and a `.git` with the host's references and index. Without a repository, all files.
+    /// Makes it, before any program runs: the files that the repository knows, those that it would add, and a `.git`
+    /// with the host's references and index; or less of that, as `selection` has it. Without a repository, all files.
     ///
-    /// Uncommitted changes come along as they are. Ignored files, hooks and the configuration of anything that git
-    /// would run do not.
+    /// Ignored files, hooks and the configuration of anything that git would run do not come along.
     ///
     /// # Errors
-    /// What cannot be read here or written inside.
+    /// What cannot be read here or written inside, and a selection that the workspace has no way to fulfil.
     pub async fn make(
         &self,
         repository: Option<Repository>,
-        untracked: bool,
+        selection: CopySelection,
         on_progress: OnProgress,
     ) -> Result<Carried> {
-        let carried = tree::bring(&self.files, &self.workspace, repository, untracked, on_progress).await?;
         let failed = || io("the copy's listing cannot be kept");
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed())?;
+        let scratch = self.directory.join(".index.partial");
+        let wanted = tree::Wanted { repository, selection, scratch };
+        let carried = tree::bring(&self.files, &self.workspace, wanted, on_progress).await?;
         let partial = self.directory.join(".listing.partial");
         let mut kept = BufWriter::new(File::create(&partial).map_err(failed())?);
         let keep = move |reader: &mut RecordReader<_>| {
             listing::keep(reader, &mut kept)?;
-            kept.flush().map_err(io("the copy's listing cannot be kept"))
+            // A copy on a disk that is kept is compared with it after a loss of power, too.
+            kept.flush().and_then(|()| kept.get_ref().sync_all()).map_err(io("the copy's listing cannot be kept"))
         };
         self.files.list(self.place()?, keep).await?;
         std::fs::rename(&partial, self.listing()).map_err(failed())?;

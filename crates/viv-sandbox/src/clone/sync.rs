@@ -13,10 +13,11 @@ use viv_archive::RecordReader;
 use viv_proto::archive::Record;
 use viv_proto::message::PathKind;
 
-use super::git::{ask, git, run, run_with_input};
+use super::fault;
+use super::git::{ask, count, git, run, run_apart, run_with_input};
 use super::git_directory::is_digest;
+use super::inbox::Inbox;
 use super::repository::Repository;
-use super::{COPIES, forget};
 use crate::error::io;
 use crate::{Error, ErrorKind, Files, Paths, Result};
 
@@ -32,6 +33,10 @@ const MOST_REFERENCE_BYTES: usize = 64 << 20;
 /// The most branches that are fetched.
 const MOST_BRANCHES: usize = 1000;
 
+/// The most files of a branch that is checked out, and the most of them that its way forward may change.
+const MOST_FILES: usize = 2_000_000;
+const MOST_CHANGED: usize = 200_000;
+
 /// The longest name of a branch, in bytes.
 const MOST_NAME_BYTES: usize = 200;
 
@@ -46,22 +51,22 @@ pub struct Fetched {
     pub commit: String,
 }
 
-/// Fetches from the copy of one sandbox.
+/// Fetches from the copy of one sandbox. While there is one, no other process syncs the same workspace.
+///
+/// If its process is killed, each branch is where it was or where it was to be, and no file is half written: git goes
+/// on without viv. The next one waits for that, and removes what was left.
 #[derive(Debug)]
 pub struct Sync {
     files: Files,
-    repository: Repository,
-    name: String,
-    quarantine: PathBuf,
+    host: Receiver,
 }
 
-/// Of a quarantine, which goes when this does.
-struct Quarantine<'a>(&'a Path);
-
-impl Drop for Quarantine<'_> {
-    fn drop(&mut self) {
-        forget(self.0);
-    }
+/// The host's end.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    repository: Repository,
+    name: String,
+    inbox: Inbox,
 }
 
 impl Sync {
@@ -69,17 +74,17 @@ impl Sync {
     /// letters, digits, `-` and `_`.
     ///
     /// # Errors
-    /// [`ErrorKind::Repository`] for another name.
-    pub fn new(files: Files, repository: Repository, name: &str, paths: &Paths) -> Result<Self> {
-        if !is_branch(name) || name.contains('/') {
-            return Err(Error::new(ErrorKind::Repository, "the sandbox's name cannot be part of a branch's"));
-        }
-        let quarantine = paths.state.join(COPIES).join(format!("quarantine-{}", crate::new_id()));
-        Ok(Self { files, repository, name: name.to_owned(), quarantine })
+    /// [`ErrorKind::Repository`] for another name, [`ErrorKind::Io`] of viv's state.
+    pub async fn new(files: Files, repository: Repository, name: &str, paths: &Paths) -> Result<Self> {
+        let (name, paths) = (name.to_owned(), paths.clone());
+        // It may have to wait for another.
+        let opened = tokio::task::spawn_blocking(move || Receiver::new(repository, &name, &paths)).await;
+        let host = opened.map_err(|error| io("the workspace was not looked at")(io::Error::other(error)))??;
+        Ok(Self { files, host })
     }
 
     fn place(&self, below: &str) -> Result<String> {
-        Ok(format!("{}/.git{below}", crate::plan::utf8(&self.repository.workspace)?))
+        Ok(format!("{}/.git{below}", crate::plan::utf8(&self.host.repository.workspace)?))
     }
 
     /// Fetches every branch of the copy that has commits which the host's branch of the same name has not. What
@@ -94,21 +99,29 @@ impl Sync {
                 .hint("viv cp takes files as they are"));
         }
         let references = self.references().await?;
-        let wanted = news(&self.repository.workspace, references)?;
+        let wanted = news(&self.host.repository.workspace, references)?;
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let _quarantine = Quarantine(&self.quarantine);
-        let packs = self.make_quarantine()?;
-        let target = self.quarantine.clone();
-        let receive = move |reader: &mut RecordReader<_>| receive_objects(reader, &target, &packs);
+        let incoming = self.host.prepare()?;
+        let receive = move |reader: &mut RecordReader<_>| receive_objects(reader, &incoming);
         let packs = self.files.get(&self.place("/objects")?, false, receive).await?;
-        self.take(&wanted, &packs)
+        self.host.take(&wanted, &packs)
+    }
+
+    /// Moves the branch that is checked out on the host forward to what was fetched of it. Neither hooks nor the
+    /// attributes that the new commits bring count. Whether there was anything to do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Repository`] if it has diverged, files would be overwritten, more than 200,000 would change, or
+    /// there are more than 2,000,000: nothing has changed then.
+    pub fn fast_forward(&self, fetched: &[Fetched]) -> Result<bool> {
+        self.host.fast_forward(fetched)
     }
 
     /// The copy's branches, and what they point to.
     async fn references(&self) -> Result<BTreeMap<String, String>> {
-        let digest_bytes = if self.repository.sha256 { 64 } else { 40 };
+        let digest_bytes = if self.host.repository.sha256 { 64 } else { 40 };
         let packed = self
             .files
             .pick(&self.place("")?, std::iter::once(b"packed-refs".to_vec()), |reader| receive_texts(reader, b""))
@@ -122,38 +135,52 @@ impl Sync {
         let packed = packed.into_iter().next().map(|(_, text)| text).unwrap_or_default();
         Ok(branches(&packed, &loose, digest_bytes))
     }
+}
 
-    /// A repository that borrows the host's objects. Returns where packs are put before they are looked at.
-    fn make_quarantine(&self) -> Result<PathBuf> {
+impl Receiver {
+    pub(super) fn new(repository: Repository, name: &str, paths: &Paths) -> Result<Self> {
+        if !is_branch(name) || name.contains('/') {
+            return Err(Error::new(ErrorKind::Repository, "the sandbox's name cannot be part of a branch's"));
+        }
+        let inbox = Inbox::open(paths, &repository.workspace)?;
+        Ok(Self { repository, name: name.to_owned(), inbox })
+    }
+
+    /// Makes the quarantine, a repository that borrows the host's objects.
+    pub(super) fn prepare(&self) -> Result<Incoming> {
         let failed = || io("the copy's commits cannot be kept");
-        std::fs::create_dir_all(&self.quarantine).map_err(failed())?;
-        let mut init = git(&self.quarantine);
+        let quarantine = self.inbox.emptied();
+        std::fs::create_dir(&quarantine).map_err(failed())?;
+        fault::point();
+        let mut init = git(&quarantine);
         let format = if self.repository.sha256 { "sha256" } else { "sha1" };
         init.args(["init", "--quiet", "--bare", "--template=", "--initial-branch=none"]);
-        run({
-            init.arg(format!("--object-format={format}"));
-            init
-        })?;
+        init.arg(format!("--object-format={format}"));
+        run(init)?;
         let mut alternates = Vec::new();
         for objects in &self.repository.objects {
             alternates.extend_from_slice(objects.as_os_str().as_encoded_bytes());
             alternates.push(b'\n');
         }
-        let info = self.quarantine.join("objects/info");
+        let info = quarantine.join("objects/info");
         std::fs::create_dir_all(&info).map_err(failed())?;
         std::fs::write(info.join("alternates"), alternates).map_err(failed())?;
-        let packs = self.quarantine.join("incoming");
+        let packs = quarantine.join("incoming");
         std::fs::create_dir(&packs).map_err(failed())?;
-        Ok(packs)
+        fault::point();
+        let digest_bytes = if self.repository.sha256 { 64 } else { 40 };
+        Ok(Incoming { objects: quarantine.join("objects"), packs, digest_bytes })
     }
 
     /// Has git take the branches out of the quarantine.
-    fn take(&self, wanted: &BTreeMap<String, String>, packs: &[PathBuf]) -> Result<Vec<Fetched>> {
+    pub(super) fn take(&self, wanted: &BTreeMap<String, String>, packs: &[PathBuf]) -> Result<Vec<Fetched>> {
+        fault::point();
+        let quarantine = self.inbox.quarantine();
         for pack in packs {
-            let mut index = git(&self.quarantine);
+            let mut index = git(&quarantine);
             index.args(["index-pack", "--stdin", "--fix-thin"]);
             index.stdin(File::open(pack).map_err(io("the copy's commits cannot be read"))?);
-            run(index)?;
+            run_apart(index, self.inbox.lock())?;
         }
         let mut updates = String::new();
         let mut refspecs = String::new();
@@ -164,9 +191,13 @@ impl Sync {
             refspecs.push_str(&format!("+refs/heads/{branch}:refs/heads/{here}\n"));
             fetched.push(Fetched { branch: branch.clone(), here, commit: commit.clone() });
         }
-        let mut update = git(&self.quarantine);
+        let mut update = git(&quarantine);
         update.args(["update-ref", "--stdin"]);
         run_with_input(update, updates.as_bytes())?;
+        // From a pipe that broke off, it would take a part of a name for one.
+        let list = quarantine.join("refspecs");
+        std::fs::write(&list, refspecs).map_err(io("the copy's branches cannot be listed"))?;
+        fault::point();
         let mut fetch = git(&self.repository.workspace);
         fetch.env("GIT_ALLOW_PROTOCOL", "file");
         for setting in ["fetch.fsckObjects=true", "transfer.fsckObjects=true", "protocol.file.allow=always"] {
@@ -174,17 +205,14 @@ impl Sync {
         }
         fetch.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]);
         fetch.args(["--no-auto-maintenance", "--refmap=", "--upload-pack=git-upload-pack", "--stdin"]);
-        fetch.arg(&self.quarantine);
-        run_with_input(fetch, refspecs.as_bytes())?;
+        fetch.arg(&quarantine).stdin(File::open(&list).map_err(io("the copy's branches cannot be listed"))?);
+        run_apart(fetch, self.inbox.lock())?;
+        fault::point();
         Ok(fetched)
     }
 
-    /// Moves the branch that is checked out on the host forward to what was fetched of it. Neither hooks nor the
-    /// attributes that the new commits bring count. Whether there was anything to do.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Repository`] if it has diverged, or files would be overwritten: nothing has changed then.
-    pub fn fast_forward(&self, fetched: &[Fetched]) -> Result<bool> {
+    /// As [`Sync::fast_forward`].
+    pub(super) fn fast_forward(&self, fetched: &[Fetched]) -> Result<bool> {
         let workspace = &self.repository.workspace;
         let head = ask(workspace, &["symbolic-ref", "-q", "HEAD"])?.unwrap_or_default();
         let head = String::from_utf8_lossy(head.trim_ascii_end()).into_owned();
@@ -192,6 +220,8 @@ impl Sync {
             return Err(Error::new(ErrorKind::Repository, "no branch is checked out here, so none is moved forward"));
         };
         let Some(found) = fetched.iter().find(|fetched| fetched.branch == branch) else { return Ok(false) };
+        let refused = || format!("{branch} was not moved forward to {}; nothing has changed", found.here);
+        let target = format!("refs/heads/{}", found.here);
         let empty_tree = run_with_input(
             {
                 let mut hash = git(workspace);
@@ -200,15 +230,40 @@ impl Sync {
             },
             b"",
         )?;
+        let empty_tree = String::from_utf8_lossy(empty_tree.trim_ascii_end()).into_owned();
+        if let Some(many) = self.too_many(&target, &empty_tree)? {
+            return Err(Error::new(ErrorKind::Repository, refused())
+                .source(io::Error::other(many))
+                .hint(format!("git merge {}", found.here)));
+        }
+        fault::point();
         let mut merge = git(workspace);
-        merge.env("GIT_ATTR_SOURCE", String::from_utf8_lossy(empty_tree.trim_ascii_end()).into_owned());
+        merge.env("GIT_ATTR_SOURCE", empty_tree);
         merge.args(["merge", "--quiet", "--ff-only", "--no-verify", "--no-stat", "--no-autostash"]);
-        merge.arg(format!("refs/heads/{}", found.here));
-        run(merge).map_err(|error| {
-            let refused = format!("{branch} was not moved forward to {}; nothing has changed", found.here);
-            Error::new(ErrorKind::Repository, refused).source(error).hint(format!("git merge {}", found.here))
+        merge.arg(target);
+        run_apart(merge, self.inbox.lock()).map_err(|error| {
+            Error::new(ErrorKind::Repository, refused()).source(error).hint(format!("git merge {}", found.here))
         })?;
+        fault::point();
         Ok(true)
+    }
+
+    /// Says so if there are more files in a branch than are checked out: a few objects can name more of them than
+    /// there is room for.
+    fn too_many(&self, branch: &str, empty_tree: &str) -> Result<Option<String>> {
+        let workspace = &self.repository.workspace;
+        // Git tells them one by one, but those that differ only when it has found all.
+        let mut list = git(workspace);
+        list.args(["ls-tree", "-r", "-z", "--name-only", "--full-tree", branch]);
+        if count(list, MOST_FILES)? > MOST_FILES {
+            return Ok(Some(format!("it has more than {MOST_FILES} files")));
+        }
+        let mut list = git(workspace);
+        list.args(["diff-tree", "-r", "-z", "--no-renames", "--name-only", "--no-ext-diff"]);
+        let is_born = ask(workspace, &["rev-parse", "--verify", "-q", "HEAD^{commit}"])?.is_some();
+        list.arg(if is_born { "HEAD" } else { empty_tree }).arg(branch);
+        let is_too_many = count(list, MOST_CHANGED)? > MOST_CHANGED;
+        Ok(is_too_many.then(|| format!("more than {MOST_CHANGED} files would change")))
     }
 }
 
@@ -341,25 +396,32 @@ fn object_file(path: &[u8], digest_bytes: usize) -> ObjectFile<'_> {
     }
 }
 
+/// Where what comes is put.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    objects: PathBuf,
+    packs: PathBuf,
+    digest_bytes: usize,
+}
+
 /// Puts loose objects into the quarantine, and packs beside them; returns those.
-fn receive_objects(reader: &mut RecordReader<impl Read>, quarantine: &Path, packs: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn receive_objects(reader: &mut RecordReader<impl Read>, to: &Incoming) -> Result<Vec<PathBuf>> {
     let failed = || io("the copy's commits cannot be kept");
-    let format = std::fs::read_to_string(quarantine.join("config")).map_err(failed())?;
-    let digest_bytes = if format.contains("sha256") { 64 } else { 40 };
     let (mut count, mut bytes) = (0, 0u64);
     let mut incoming = Vec::new();
     loop {
         match reader.next_record().map_err(stream)? {
             Record::File { path, .. } => {
-                let target = match object_file(&path, digest_bytes) {
+                fault::point();
+                let target = match object_file(&path, to.digest_bytes) {
                     ObjectFile::Loose(path) => {
-                        let target = quarantine.join("objects").join(path);
-                        let directory = target.parent().unwrap_or(quarantine);
+                        let target = to.objects.join(path);
+                        let directory = target.parent().unwrap_or(&to.objects);
                         std::fs::create_dir_all(directory).map_err(failed())?;
                         Some(target)
                     }
                     ObjectFile::Pack => {
-                        incoming.push(packs.join(format!("{}.pack", incoming.len())));
+                        incoming.push(to.packs.join(format!("{}.pack", incoming.len())));
                         incoming.last().cloned()
                     }
                     ObjectFile::Other => None,

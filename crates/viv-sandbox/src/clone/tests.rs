@@ -1,5 +1,7 @@
 //! Copies of real repositories, made by the host's git and read by it again, without a machine between.
 
+mod killed;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -9,7 +11,7 @@ use viv_archive::{Carried, Directory, Options, Packer, RecordReader};
 
 use super::repository::{OBJECTS, Repository};
 use super::tree;
-use crate::ErrorKind;
+use crate::{CopySelection, ErrorKind, Result};
 
 fn run(directory: &Path, arguments: &[&str]) -> String {
     let mut git = Command::new("git");
@@ -34,19 +36,25 @@ fn repository(directory: &Path, options: &[&str]) {
 
 /// What a guest would have, with the host's objects where they are.
 fn copied(workspace: &Path, untracked: bool) -> tempfile::TempDir {
+    selected(workspace, CopySelection { untracked, uncommitted: true }).unwrap()
+}
+
+fn selected(workspace: &Path, selection: CopySelection) -> Result<tempfile::TempDir> {
     let repository = Repository::of(workspace, false).unwrap().unwrap();
     let copy = tempfile::tempdir().unwrap();
     let mut bytes = Vec::new();
     let mut told = |_: &Carried| {};
     let mut packer = Packer::new(&mut bytes, &mut told);
-    tree::send(&mut packer, &repository.workspace.clone(), Some(&repository), untracked).unwrap();
+    let (place, objects) = (repository.workspace.clone(), repository.objects[0].display().to_string());
+    let wanted = tree::Wanted { repository: Some(repository), selection, scratch: copy.path().join("scratch") };
+    tree::send(&mut packer, &place, &wanted)?;
     packer.end().unwrap();
     let root = Directory::open(copy.path()).unwrap();
     viv_archive::unpack(&mut RecordReader::new(bytes.as_slice()), &root, &Options::default(), &mut |_| {}).unwrap();
     let alternates = copy.path().join(".git/objects/info/alternates");
     assert_eq!(fs::read_to_string(&alternates).unwrap(), format!("{OBJECTS}\n"));
-    fs::write(&alternates, format!("{}\n", repository.objects[0].display())).unwrap();
-    copy
+    fs::write(&alternates, format!("{objects}\n")).unwrap();
+    Ok(copy)
 }
 
 #[test]
@@ -83,6 +91,71 @@ fn git_sees_the_same_in_a_copy() {
         }
         assert!(!workspace.join("canary").exists(), "the repository's own configuration ran something");
         assert!(!copied(workspace, false).path().join("new").exists());
+    }
+}
+
+#[test]
+fn a_copy_begins_with_the_commit_if_that_is_wanted() {
+    let place = tempfile::tempdir().unwrap();
+    let library = place.path().join("library");
+    repository(&library, &[]);
+    let workspace = &place.path().join("workspace");
+    repository(workspace, &[]);
+    let local = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "add"];
+    run(workspace, &[&local[..], &[library.to_str().unwrap(), "sub"]].concat());
+    symlink("a", workspace.join("link")).unwrap();
+    fs::set_permissions(workspace.join("src/b"), fs::Permissions::from_mode(0o755)).unwrap();
+    run(workspace, &["add", "--all"]);
+    run(workspace, &["commit", "--quiet", "--message=second"]);
+    run(workspace, &["config", "filter.x.smudge", "touch canary"]);
+    // Whatever can be done to files that is not committed, a merge that is under way among it.
+    for path in ["a", "sub/a"] {
+        fs::write(workspace.join(path), "mine\n").unwrap();
+    }
+    fs::remove_file(workspace.join("gone")).unwrap();
+    fs::remove_dir_all(workspace.join("src")).unwrap();
+    fs::write(workspace.join("src"), "now a file\n").unwrap();
+    fs::write(workspace.join("staged"), "1\n").unwrap();
+    run(workspace, &["add", "staged"]);
+    fs::write(workspace.join("staged"), "2\n").unwrap();
+    fs::create_dir(workspace.join("new")).unwrap();
+    fs::write(workspace.join("new/untracked"), "1\n").unwrap();
+    fs::write(workspace.join(".gitattributes"), "* filter=x\n").unwrap();
+    fs::write(workspace.join(".git/MERGE_MSG"), "under way\n").unwrap();
+    for untracked in [false, true] {
+        let copy = selected(workspace, CopySelection { untracked, uncommitted: false }).unwrap();
+        let copy = copy.path();
+        let read = |path: &str| fs::read_to_string(copy.join(path)).unwrap();
+        assert_eq!((read("a"), read("sub/a"), read("gone"), read("src/b")), ["1\n"; 4].map(str::to_owned).into());
+        assert_eq!(fs::read_link(copy.join("link")).unwrap(), Path::new("a"));
+        let status = run(copy, &["status", "--porcelain", "--ignore-submodules"]);
+        assert_eq!(status, if untracked { "?? .gitattributes\n?? new/" } else { "" });
+        assert!(!copy.join("staged").exists() && !copy.join(".git/MERGE_MSG").exists());
+        assert!(!copy.join("scratch").exists());
+    }
+    assert!(!workspace.join("canary").exists());
+    run(workspace, &["config", "core.sparseCheckout", "true"]);
+    let clean = CopySelection { untracked: true, uncommitted: false };
+    assert!(selected(workspace, clean).unwrap_err().to_string().contains("sparse"));
+    let empty = place.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    run(&empty, &["init", "--quiet"]);
+    assert!(selected(&empty, clean).unwrap_err().to_string().contains("no commit yet"));
+}
+
+#[test]
+fn a_split_index_comes_with_what_it_is_split_from() {
+    let workspace = tempfile::tempdir().unwrap();
+    let workspace = workspace.path();
+    repository(workspace, &[]);
+    run(workspace, &["update-index", "--split-index"]);
+    fs::write(workspace.join("a"), "2\n").unwrap();
+    run(workspace, &["-c", "splitIndex.maxPercentChange=100", "add", "a"]);
+    assert!(fs::read(workspace.join(".git/index")).unwrap().windows(4).any(|word| word == b"link"));
+    for uncommitted in [true, false] {
+        let copy = selected(workspace, CopySelection { untracked: true, uncommitted }).unwrap();
+        let changed = if uncommitted { "M  a" } else { "" };
+        assert_eq!(run(copy.path(), &["status", "--porcelain"]).trim_end(), changed);
     }
 }
 

@@ -1,18 +1,21 @@
 //! Which files of a workspace a copy has, and how they get inside.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use viv_archive::{Directory, Look, Packer};
 use viv_proto::archive::{FileKind, Time, check_path};
 
+use super::committed::{self, Contents, Kind};
 use super::git::ask;
 use super::git_directory;
 use super::repository::Repository;
 use crate::error::{adopt, io};
-use crate::{Carried, Error, ErrorKind, Files, OnProgress, Result};
+use crate::{Carried, CopySelection, Error, ErrorKind, Files, OnProgress, Result};
 
 /// The most files of a workspace.
 const MOST_FILES: usize = 1_000_000;
@@ -23,63 +26,99 @@ const MOST_NESTED: usize = 8;
 /// git's mode of a submodule, as `ls-files --stage` writes it.
 const SUBMODULE: &[u8] = b"160000 ";
 
-/// What is copied of a workspace that is a repository: the paths of files and links.
+/// The longest file of which a base has the content, in bytes: see `viv_workspace::Limits`.
+const MOST_BASE_BYTES: u64 = 64 << 20;
+
+/// What a copy is made from.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) repository: Option<Repository>,
+    pub(super) selection: CopySelection,
+    /// A file that can be written meanwhile.
+    pub(super) scratch: PathBuf,
+}
+
+/// Where a file of the copy comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The workspace, as it is there.
+    Here,
+    /// A commit of the repository at this path of the workspace: of itself, or of a submodule.
+    Commit(Vec<u8>, committed::Entry),
+}
+
+/// What a copy has of a workspace that is a repository: the paths of files and links.
 #[derive(Debug, Default)]
-pub(super) struct Selection {
-    pub(super) paths: BTreeSet<Vec<u8>>,
+pub struct CopyContents {
+    workspace: PathBuf,
+    pub(super) paths: BTreeMap<Vec<u8>, Source>,
 }
 
-/// The files that git knows and, with `untracked`, those that it would add.
-pub(super) fn select(workspace: &Path, untracked: bool) -> Result<Selection> {
-    let mut selection = Selection::default();
-    collect(workspace, b"", untracked, MOST_NESTED, &mut selection)?;
-    Ok(selection)
+/// A file of a copy that is as a commit has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedFile {
+    /// Where, relative to the workspace.
+    pub path: Vec<u8>,
+    /// Permissions of a file; none for a link.
+    pub mode: Option<u32>,
+    /// What it holds, or where it leads; of a file over 64 MiB more than that, and not all.
+    pub content: Vec<u8>,
 }
 
-fn collect(workspace: &Path, prefix: &[u8], untracked: bool, depth: usize, selection: &mut Selection) -> Result<()> {
-    let directory = workspace.join(OsStr::from_bytes(prefix));
-    let entries = |told: Option<Vec<u8>>| told.unwrap_or_default();
-    let tracked = entries(ask(&directory, &["ls-files", "-z", "--cached", "--stage"])?);
-    let mut nested = Vec::new();
-    for entry in tracked.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
-        // MODE OBJECT STAGE, a tab, the path
-        let Some(tab) = entry.iter().position(|byte| *byte == b'\t') else { continue };
-        let path = join(prefix, &entry[tab + 1..]);
-        if entry.starts_with(SUBMODULE) {
-            nested.push(path);
-        } else {
-            selection.add(path)?;
-        }
+impl CopyContents {
+    /// What a copy of this repository has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Repository`] for more files than are copied, and for a repository without a commit or with a
+    /// sparse checkout if only what is committed is wanted.
+    pub fn of(repository: &Repository, selection: CopySelection) -> Result<Self> {
+        let mut contents = Self { workspace: repository.workspace.clone(), paths: BTreeMap::new() };
+        let commit = if selection.uncommitted { None } else { Some(head(&repository.workspace)?) };
+        collect(b"", commit.as_deref(), selection.untracked, MOST_NESTED, &mut contents)?;
+        Ok(contents)
     }
-    if untracked {
-        let others = entries(ask(&directory, &["ls-files", "-z", "--others", "--exclude-standard"])?);
-        for path in others.split(|byte| *byte == 0).filter(|path| !path.is_empty()) {
-            match path.strip_suffix(b"/") {
-                // A repository of its own, of which git lists nothing else.
-                Some(path) => nested.push(join(prefix, path)),
-                None => selection.add(join(prefix, path))?,
-            }
-        }
-    }
-    for path in nested {
-        let is_repository = workspace.join(OsStr::from_bytes(&path)).join(".git").symlink_metadata().is_ok();
-        // Neither one that is not checked out, nor what only leads to one.
-        let is_directory =
-            workspace.join(OsStr::from_bytes(&path)).symlink_metadata().is_ok_and(|found| found.is_dir());
-        if is_repository && is_directory && depth > 0 {
-            collect(workspace, &path, untracked, depth - 1, selection)?;
-        }
-    }
-    Ok(())
-}
 
-impl Selection {
-    fn add(&mut self, path: Vec<u8>) -> Result<()> {
+    /// Whether it has what is at a path of the workspace.
+    #[must_use]
+    pub fn is_as_here(&self, path: &[u8]) -> bool {
+        self.paths.get(path) == Some(&Source::Here)
+    }
+
+    /// The files that are as a commit has them, in the order of their paths; errors are
+    /// [`ErrorKind::Repository`] for what the repository has not.
+    pub fn committed(&self) -> impl Iterator<Item = Result<CommittedFile>> + '_ {
+        let mut repositories = Repositories::default();
+        self.paths.iter().filter_map(move |(path, source)| match source {
+            Source::Here => None,
+            Source::Commit(prefix, entry) => Some(self.read(path, prefix, entry, &mut repositories)),
+        })
+    }
+
+    fn read(
+        &self,
+        path: &[u8],
+        prefix: &[u8],
+        entry: &committed::Entry,
+        repositories: &mut Repositories,
+    ) -> Result<CommittedFile> {
+        let content = repositories.of(&self.workspace, prefix)?.read(&entry.object, |_, content| {
+            let mut bytes = Vec::new();
+            content.take(MOST_BASE_BYTES + 1).read_to_end(&mut bytes).map_err(io("a commit cannot be read"))?;
+            Ok(bytes)
+        })?;
+        let mode = match entry.kind {
+            Kind::File { executable } => Some(if executable { 0o755 } else { 0o644 }),
+            Kind::Link | Kind::Submodule => None,
+        };
+        Ok(CommittedFile { path: path.to_vec(), mode, content })
+    }
+
+    fn add(&mut self, path: Vec<u8>, source: Source) -> Result<()> {
         check_path(&path).map_err(|why| {
             let shown = String::from_utf8_lossy(&path).escape_debug().to_string();
             Error::new(ErrorKind::Repository, format!("{shown} of the workspace cannot be copied: {why}"))
         })?;
-        self.paths.insert(path);
+        self.paths.insert(path, source);
         if self.paths.len() > MOST_FILES {
             return Err(Error::new(
                 ErrorKind::Repository,
@@ -88,10 +127,111 @@ impl Selection {
         }
         Ok(())
     }
+
+    /// Whether a commit has something else where this path is or would be.
+    fn clashes(&self, path: &[u8]) -> bool {
+        let directories = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &path[..end]);
+        let beneath = [path, b"/"].concat();
+        let next = self.paths.range(beneath.clone()..).next();
+        self.paths.contains_key(path)
+            || directories.into_iter().any(|directory| self.paths.contains_key(directory))
+            || next.is_some_and(|(next, _)| next.starts_with(&beneath))
+    }
+}
+
+/// The commit that is checked out.
+fn head(workspace: &Path) -> Result<String> {
+    let sparse = ask(workspace, &["config", "--type=bool", "--get", "core.sparseCheckout"])?.unwrap_or_default();
+    if sparse.trim_ascii() == b"true" {
+        return Err(Error::new(ErrorKind::Repository, "a sparse checkout is copied as it is, and not as its commit")
+            .hint("--uncommitted yes"));
+    }
+    let head = ask(workspace, &["rev-parse", "--verify", "-q", "HEAD^{commit}"])?.ok_or_else(|| {
+        Error::new(ErrorKind::Repository, "the repository has no commit yet that a copy could begin with")
+            .hint("--uncommitted yes")
+    })?;
+    Ok(String::from_utf8_lossy(head.trim_ascii_end()).into_owned())
+}
+
+/// The files that the repository at a path of the workspace knows, as they are or as a commit has them, and with
+/// `untracked` those that it would add.
+fn collect(
+    prefix: &[u8],
+    commit: Option<&str>,
+    untracked: bool,
+    depth: usize,
+    contents: &mut CopyContents,
+) -> Result<()> {
+    let directory = contents.workspace.join(OsStr::from_bytes(prefix));
+    let mut nested: Vec<(Vec<u8>, Option<String>)> = Vec::new();
+    match commit {
+        Some(commit) => {
+            for (path, entry) in committed::list(&directory, commit)? {
+                let path = join(prefix, &path);
+                match entry.kind {
+                    Kind::Submodule => nested.push((path, Some(entry.object))),
+                    _ => contents.add(path, Source::Commit(prefix.to_vec(), entry))?,
+                }
+            }
+        }
+        None => {
+            let tracked = ask(&directory, &["ls-files", "-z", "--cached", "--stage"])?.unwrap_or_default();
+            for entry in tracked.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
+                // MODE OBJECT STAGE, a tab, the path
+                let Some(tab) = entry.iter().position(|byte| *byte == b'\t') else { continue };
+                let path = join(prefix, &entry[tab + 1..]);
+                if entry.starts_with(SUBMODULE) {
+                    nested.push((path, None));
+                } else {
+                    contents.add(path, Source::Here)?;
+                }
+            }
+        }
+    }
+    if untracked {
+        let others = ask(&directory, &["ls-files", "-z", "--others", "--exclude-standard"])?.unwrap_or_default();
+        for path in others.split(|byte| *byte == 0).filter(|path| !path.is_empty()) {
+            // With a slash, it is a repository of its own, of which git lists nothing else.
+            let (path, is_repository) = path.strip_suffix(b"/").map_or((path, false), |path| (path, true));
+            let path = join(prefix, path);
+            if commit.is_some() && contents.clashes(&path) {
+                continue;
+            }
+            if is_repository {
+                nested.push((path, None));
+            } else {
+                contents.add(path, Source::Here)?;
+            }
+        }
+    }
+    for (path, commit) in nested {
+        let place = contents.workspace.join(OsStr::from_bytes(&path));
+        let is_repository = place.join(".git").symlink_metadata().is_ok();
+        // Neither one that is not checked out, nor what only leads to one.
+        let is_directory = place.symlink_metadata().is_ok_and(|found| found.is_dir());
+        let has_commit = || commit.as_ref().is_none_or(|commit| committed::has(&place, commit));
+        if is_repository && is_directory && depth > 0 && has_commit() {
+            collect(&path, commit.as_deref(), untracked, depth - 1, contents)?;
+        }
+    }
+    Ok(())
 }
 
 fn join(prefix: &[u8], path: &[u8]) -> Vec<u8> {
     if prefix.is_empty() { path.to_vec() } else { [prefix, path].join(&b'/') }
+}
+
+/// The objects of a repository and its submodules, opened as they are needed.
+#[derive(Default)]
+struct Repositories(BTreeMap<Vec<u8>, Contents>);
+
+impl Repositories {
+    fn of(&mut self, workspace: &Path, prefix: &[u8]) -> Result<&mut Contents> {
+        match self.0.entry(prefix.to_vec()) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(vacant) => Ok(vacant.insert(Contents::of(&workspace.join(OsStr::from_bytes(prefix)))?)),
+        }
+    }
 }
 
 /// Puts a copy of a workspace into a sandbox, at its own path: the files of its repository and a `.git` of viv's
@@ -99,57 +239,82 @@ fn join(prefix: &[u8], path: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// What cannot be read here or written inside.
-pub(super) async fn bring(
-    files: &Files,
-    workspace: &Path,
-    repository: Option<Repository>,
-    untracked: bool,
-    on_progress: OnProgress,
-) -> Result<Carried> {
+pub(super) async fn bring(files: &Files, workspace: &Path, wanted: Wanted, on_progress: OnProgress) -> Result<Carried> {
     let place = crate::plan::utf8(workspace)?.to_owned();
     let workspace = workspace.to_owned();
-    files.put(&place, true, on_progress, move |packer| send(packer, &workspace, repository.as_ref(), untracked)).await
+    files.put(&place, true, on_progress, move |packer| send(packer, &workspace, &wanted)).await
 }
 
 /// Sends all that a copy has.
-pub(super) fn send<W: std::io::Write>(
-    packer: &mut Packer<'_, W>,
-    workspace: &Path,
-    repository: Option<&Repository>,
-    untracked: bool,
-) -> Result<()> {
+pub(super) fn send<W: std::io::Write>(packer: &mut Packer<'_, W>, workspace: &Path, wanted: &Wanted) -> Result<()> {
     let root = Directory::open(workspace).map_err(io("the workspace cannot be opened"))?;
-    match repository {
+    match &wanted.repository {
+        None if !wanted.selection.is_everything() => {
+            Err(Error::new(ErrorKind::Repository, "the workspace is no repository, so none of its files are tracked")
+                .hint("without --untracked and --uncommitted, all of them are copied"))
+        }
         None => packer.contents(&root, b"").map_err(adopt),
         Some(repository) => {
-            let selection = select(workspace, untracked)?;
-            send_files(packer, &root, &selection.paths)?;
-            send_git(packer, repository)
+            send_files(packer, &root, &CopyContents::of(repository, wanted.selection)?)?;
+            send_git(packer, repository, wanted)
         }
     }
 }
 
-fn send_files<W: std::io::Write>(
-    packer: &mut Packer<'_, W>,
-    root: &Directory,
-    paths: &BTreeSet<Vec<u8>>,
-) -> Result<()> {
+fn send_files<W: std::io::Write>(packer: &mut Packer<'_, W>, root: &Directory, contents: &CopyContents) -> Result<()> {
     // The directory that what comes next may be in; its path is the longest that was sent.
     let mut open: Vec<u8> = Vec::new();
-    for path in paths {
+    let mut repositories = Repositories::default();
+    for (path, source) in &contents.paths {
         let parent = path.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |at| &path[..at]);
-        send_directories(packer, root, &mut open, parent)?;
-        packer.pick(root, path).map_err(adopt)?;
+        send_directories(packer, root, &mut open, parent, matches!(source, Source::Commit(..)))?;
+        match source {
+            Source::Here => packer.pick(root, path).map_err(adopt)?,
+            Source::Commit(prefix, entry) => {
+                let repository = repositories.of(&contents.workspace, prefix)?;
+                repository
+                    .read(&entry.object, |size, content| send_committed(packer, path, entry.kind, size, content))?;
+            }
+        }
     }
     Ok(())
 }
 
-/// Sends those directories on the way to `wanted` that were not sent yet.
+/// The longest target of a link, as on Linux, in bytes.
+const MOST_TARGET_BYTES: u64 = 4095;
+
+fn send_committed<W: std::io::Write>(
+    packer: &mut Packer<'_, W>,
+    path: &[u8],
+    kind: Kind,
+    size: u64,
+    content: &mut dyn Read,
+) -> Result<()> {
+    match kind {
+        Kind::File { executable } => {
+            let mode = if executable { 0o755 } else { 0o644 };
+            packer.file_from(path, mode, now(), size, content).map_err(adopt)
+        }
+        Kind::Link | Kind::Submodule => {
+            let mut target = Vec::new();
+            content.take(MOST_TARGET_BYTES).read_to_end(&mut target).map_err(io("a commit cannot be read"))?;
+            packer.made_link(path, &target, now()).map_err(adopt)
+        }
+    }
+}
+
+fn now() -> Time {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Time { seconds: i64::try_from(now.as_secs()).unwrap_or(0), nanoseconds: now.subsec_nanos() }
+}
+
+/// Sends those directories on the way to `wanted` that were not sent yet; with `make`, also where there are none.
 fn send_directories<W: std::io::Write>(
     packer: &mut Packer<'_, W>,
     root: &Directory,
     open: &mut Vec<u8>,
     wanted: &[u8],
+    make: bool,
 ) -> Result<()> {
     if wanted == open.as_slice() {
         return Ok(());
@@ -170,6 +335,7 @@ fn send_directories<W: std::io::Write>(
             Ok(Look { stamp }) if stamp.kind == FileKind::Directory => {
                 packer.made_directory(directory, stamp.mode, stamp.modified).map_err(adopt)?;
             }
+            _ if make => packer.made_directory(directory, 0o755, now()).map_err(adopt)?,
             // What git remembers of it is not there, and nor is what is in it: removed, or left out of a sparse
             // checkout.
             _ => break,
@@ -179,10 +345,10 @@ fn send_directories<W: std::io::Write>(
     Ok(())
 }
 
-fn send_git<W: std::io::Write>(packer: &mut Packer<'_, W>, repository: &Repository) -> Result<()> {
-    let files = git_directory::files(repository)?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let now = Time { seconds: i64::try_from(now.as_secs()).unwrap_or(0), nanoseconds: now.subsec_nanos() };
+fn send_git<W: std::io::Write>(packer: &mut Packer<'_, W>, repository: &Repository, wanted: &Wanted) -> Result<()> {
+    let uncommitted = wanted.selection.uncommitted;
+    let files = git_directory::files(repository, uncommitted, &wanted.scratch)?;
+    let now = now();
     let mut directories: BTreeSet<&str> =
         ["objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"].into();
     for path in files.keys() {
@@ -192,7 +358,7 @@ fn send_git<W: std::io::Write>(packer: &mut Packer<'_, W>, repository: &Reposito
     for directory in directories {
         packer.made_directory(format!(".git/{directory}").as_bytes(), 0o755, now).map_err(adopt)?;
     }
-    let index_modified = repository.index_modified().unwrap_or(now);
+    let index_modified = repository.index_modified().filter(|_| uncommitted).unwrap_or(now);
     for (path, content) in &files {
         let modified = if path == "index" { index_modified } else { now };
         packer.made_file(format!(".git/{path}").as_bytes(), 0o644, modified, content).map_err(adopt)?;
@@ -221,7 +387,8 @@ mod tests {
         let mut records = Vec::new();
         let mut told = |_: &Carried| {};
         let mut packer = Packer::new(&mut records, &mut told);
-        send_files(&mut packer, &root, &paths.map(|path| path.as_bytes().to_vec()).into()).unwrap();
+        let paths = paths.map(|path| (path.as_bytes().to_vec(), Source::Here)).into();
+        send_files(&mut packer, &root, &CopyContents { workspace: workspace.path().to_owned(), paths }).unwrap();
         packer.end().unwrap();
         let mut reader = RecordReader::new(records.as_slice());
         let sent: Vec<String> = std::iter::from_fn(|| reader.next_record().ok())

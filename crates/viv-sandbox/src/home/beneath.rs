@@ -1,71 +1,52 @@
 //! Files in a directory that a guest writes to.
 //!
 //! Whatever is there was put there by an adversary, who may change it at any moment: links, FIFOs, huge files,
-//! directories where files should be. So every path is resolved beneath a descriptor and through no link
-//! (`openat2(2)`), only regular files of bounded size are read, and what is written replaces, by rename.
+//! directories where files should be. So paths are resolved by [`viv_beneath`], only regular files of bounded size
+//! are read, and what is written replaces, by rename.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use viv_beneath::Directory;
 
 use crate::spec::random_bytes;
 
-const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
-
 /// A directory and what is beneath it.
 #[derive(Debug)]
-pub(super) struct Beneath(OwnedFd);
+pub(super) struct Beneath(Directory);
 
 impl Beneath {
     /// The directory at a path that no guest can change.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
-    }
-
-    fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), beneath) {
-                // A rename elsewhere on the system met the resolution: the kernel asks to be asked again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                opened => return opened,
-            }
-        }
+        Directory::open(path).map(Self)
     }
 
     /// The directory at `path`, made if missing.
     pub(super) fn directory(&self, path: &Path) -> io::Result<Self> {
-        let mut here = Self(self.0.try_clone()?);
-        for part in path.components() {
-            let Component::Normal(part) = part else { continue };
-            let part = Path::new(part);
-            match rustix::fs::mkdirat(&here.0, part, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            here = Self(here.resolve(part, DIRECTORY)?);
-        }
-        Ok(here)
+        self.0.make(path, Mode::RWXU).map(Self)
+    }
+
+    /// The regular file at `path`, to be read.
+    pub(super) fn file(&self, path: &Path) -> io::Result<File> {
+        let file = self.0.file(path).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => refused("there is a link on the way to it"),
+            _ => error,
+        })?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(refused("it is no regular file")) }
     }
 
     /// What the regular file at `path` holds, at most `limit` bytes, and its permissions; none if there is
     /// nothing at all.
     pub(super) fn read(&self, path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, Mode)>> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
-        let file = match self.resolve(path, flags) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => return Err(refused("there is a link on the way to it")),
-            Err(errno) => return Err(errno.into()),
+        let file = match self.file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
         };
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(refused("it is no regular file"));
-        }
         if metadata.len() > limit {
             return Err(refused("it is too large"));
         }
@@ -117,17 +98,7 @@ impl Beneath {
 
     /// The names in it, up to a number.
     pub(super) fn names(&self, limit: usize) -> io::Result<Vec<std::ffi::OsString>> {
-        use std::os::unix::ffi::OsStringExt;
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.0.as_fd())? {
-            let name = entry?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                if names.len() == limit {
-                    break;
-                }
-                names.push(std::ffi::OsString::from_vec(name));
-            }
-        }
+        let mut names = self.0.names()?.take(limit).collect::<io::Result<Vec<_>>>()?;
         names.sort();
         Ok(names)
     }
@@ -139,9 +110,19 @@ impl Beneath {
         Ok((rustix::fs::FileType::from_raw_mode(stat.st_mode), bytes))
     }
 
+    /// What kind of file is at a name in it, and when it was last changed in any way: the kernel's time, which nobody
+    /// who writes to the file can choose.
+    pub(super) fn changed(&self, name: &Path) -> io::Result<(rustix::fs::FileType, SystemTime)> {
+        let stat = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
+        let nanoseconds = u32::try_from(stat.st_ctime_nsec).unwrap_or(0).min(999_999_999);
+        let changed = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        Ok((rustix::fs::FileType::from_raw_mode(stat.st_mode), changed))
+    }
+
     /// The directory of this name in it.
     pub(super) fn enter(&self, name: &Path) -> io::Result<Self> {
-        Ok(Self(self.resolve(name, DIRECTORY | OFlags::NOFOLLOW)?))
+        self.0.beneath(name).map(Self)
     }
 }
 

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The guest writes to what is below `home`. The host reads two kinds of files of it, to put keys in them
-//! before a start, as if an adversary had written them ([`beneath`]).
+//! before a start, and copies transcripts once the machine is gone, both as if an adversary had written them
+//! ([`beneath`]).
 
 mod beneath;
 mod document;
@@ -19,6 +20,7 @@ mod redact;
 mod seed;
 #[cfg(test)]
 mod tests;
+pub(crate) mod transcripts;
 
 use std::fs::File;
 use std::io::Write;
@@ -31,7 +33,7 @@ use sha2::{Digest, Sha256};
 use self::beneath::Beneath;
 use crate::paths::private_directory;
 use crate::preset::{NamedPreset, is_preset_name};
-use crate::{Error, ErrorKind, Mount, Paths, Result};
+use crate::{Error, ErrorKind, Mount, Paths, Result, TranscriptPlace};
 
 pub(crate) use document::{Document, Format};
 pub use import::Imported;
@@ -160,6 +162,13 @@ pub fn mounts_of(directory: &Path, states: &[PathBuf], inside: &str) -> Vec<Moun
         coherent: true,
     };
     states.iter().map(mount).collect()
+}
+
+/// Where an agent whose home is in this directory writes its transcripts; none if it does not say.
+#[must_use]
+pub fn transcripts_of(directory: &Path, agent: &NamedPreset) -> Option<TranscriptPlace> {
+    let paths = agent.preset.transcripts.clone();
+    (!paths.is_empty()).then(|| TranscriptPlace { agent: agent.name.clone(), home: directory.join(HOME), paths })
 }
 
 /// The home in this directory is another's.

@@ -1,17 +1,26 @@
 //! What a monitor tells the timeline of its sandbox.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
-use viv_audit::{Event, Journal, Store, Writer};
+use tokio::sync::oneshot;
+use viv_audit::{Event, FileSummary, FoundTranscript, Journal, Store, Writer, cut_words};
 use viv_net::event::{LOG_FILE, ROTATED_LOG_FILE};
 use viv_net::gateway::USAGE_FILE;
 
 use crate::error::adopt;
+use crate::home::transcripts::{self, Transcripts};
 use crate::named::{self, EndReason};
 use crate::network::logs_of;
 use crate::wire::{StartLine, Way};
 use crate::{NetworkMode, Paths, Plan, Result, SandboxSpec};
+
+/// Tells what a sandbox made of its workspace's files, when its machine is gone; none if that is not known. The time
+/// is that of its start: what was reported of a copy before is of another machine. Called on a thread of its own, which
+/// is not waited for if it takes too long.
+pub type FilesAtEnd = fn(&Paths, &SandboxSpec, SystemTime) -> Option<FileSummary>;
 
 /// How long the sandbox of the same name before may take to close the timeline.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
@@ -19,17 +28,26 @@ const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks whether it has.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// How long the disk may take to have the last lines.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to find out what became of the workspace, and what agents wrote.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the disk may take to have the last lines, and copies of transcripts.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The timeline of a sandbox, from its start to its end.
 pub(super) struct Audit {
     journal: Journal,
+    /// When it began, by the clock that the kernel notes changes of files with.
+    began: SystemTime,
+    /// Whether programs could be run.
+    was_ready: AtomicBool,
 }
 
 impl Audit {
     /// Opens the timeline and tells of the start.
     pub(super) async fn begin(first: &StartLine) -> Result<Self> {
+        let began = Duration::try_from(clock_gettime(ClockId::RealtimeCoarse)).unwrap_or_default();
+        let began = UNIX_EPOCH + began;
         let spec = &first.plan.spec;
         let store = Store::new(&first.paths.state);
         let writer = open(&store, spec.name.as_deref().unwrap_or(&spec.id), &first.paths).await?;
@@ -48,7 +66,7 @@ impl Audit {
                 journal.follow("usage", log(USAGE_FILE), None);
             }
         }
-        Ok(Self { journal })
+        Ok(Self { journal, began, was_ready: AtomicBool::new(false) })
     }
 
     pub(super) fn journal(&self) -> Journal {
@@ -56,12 +74,57 @@ impl Audit {
     }
 
     pub(super) fn ready(&self, way: &Way) {
+        self.was_ready.store(true, Ordering::Relaxed);
         self.journal.record(Event::Ready { way: serde_json::to_value(way).unwrap_or_default() });
     }
 
     /// The machine stands still, or goes on.
     pub(super) fn switched(&self, paused: bool) {
         self.journal.record(if paused { Event::Paused } else { Event::Resumed });
+    }
+
+    /// Tells what is left of the sandbox, once its machine is gone: what became of the workspace's files, and what
+    /// agents wrote down.
+    pub(super) async fn look_back(&self, first: &StartLine, files_at_end: FilesAtEnd) {
+        if !self.was_ready.load(Ordering::Relaxed) {
+            return;
+        }
+        let (paths, spec, began) = (first.paths.clone(), first.plan.spec.clone(), self.began);
+        let (tell_files, files) = oneshot::channel();
+        let (tell_transcripts, transcripts) = oneshot::channel();
+        // Not tokio's: a runtime waits for its threads when it ends.
+        let look = move || {
+            // Whoever waits may have given up.
+            let _ = tell_transcripts.send(transcripts::new_since(&spec.transcripts, began));
+            let _ = tell_files.send(files_at_end(&paths, &spec, began));
+        };
+        if std::thread::Builder::new().name("look-back".into()).spawn(look).is_err() {
+            return;
+        }
+        let both = async {
+            if let Ok(found) = transcripts.await {
+                self.keep(found);
+            }
+            if let Ok(Some(summary)) = files.await {
+                self.journal.record(Event::Files(summary));
+            }
+        };
+        // What takes longer is not told: the sandbox ends all the same.
+        let _ = tokio::time::timeout(LOOK_PATIENCE, both).await;
+    }
+
+    fn keep(&self, Transcripts { found, left_out, reasons }: Transcripts) {
+        for found in found {
+            self.journal.transcript(FoundTranscript {
+                agent: found.agent,
+                path: found.path.to_string_lossy().into_owned(),
+                content: Box::new(found.file),
+                most_bytes: found.bytes,
+            });
+        }
+        if left_out > 0 {
+            self.journal.record(Event::TranscriptsLeftOut { files: left_out, reasons: cut_words(reasons) });
+        }
     }
 
     /// Tells of the end and closes the timeline.
@@ -78,7 +141,7 @@ impl Audit {
 async fn open(store: &Store, name: &str, paths: &Paths) -> Result<Writer> {
     let begun = Instant::now();
     loop {
-        match store.open(name, |name| named::is_there(paths, name)) {
+        match store.open_sparing(name, |name| named::is_there(paths, name)) {
             Err(error) if *error.kind() == viv_audit::ErrorKind::Busy && begun.elapsed() < TAKE_OVER_PATIENCE => {
                 tokio::time::sleep(GLANCE).await;
             }

@@ -17,7 +17,7 @@ use viv_proto::message::{Configured, ExitReport, kind};
 use viv_proto::port;
 
 use super::attempt::{Attempt, MOST_BOOTS, Source, guest_is_silent};
-use super::audit::Audit;
+use super::audit::{Audit, FilesAtEnd};
 use super::children::Children;
 use super::clock;
 use super::egress::HostPorts;
@@ -97,14 +97,18 @@ pub(crate) struct Spare {
 
 /// Owns a sandbox for the client at the other end, from its first line on. `ready` gives a machine that
 /// is up already, if there is one that fits.
-pub(crate) async fn run(client: UnixStream, ready: impl AsyncFnOnce(&StartLine) -> Option<Spare>) -> ExitCode {
+pub(crate) async fn run(
+    client: UnixStream,
+    files_at_end: FilesAtEnd,
+    ready: impl AsyncFnOnce(&StartLine) -> Option<Spare>,
+) -> ExitCode {
     let (mut lines, mut writer) = wire::split(client);
     let Some(ToMonitor::Start(first)) = lines.next().await else {
         return ExitCode::from(125);
     };
     let mut waiting = Vec::new();
     let spare = ready(&first).await;
-    let outcome = live(&first, spare, &mut lines, &mut writer, &mut waiting).await;
+    let outcome = live(&first, spare, files_at_end, &mut lines, &mut writer, &mut waiting).await;
     if let Err(error) = &outcome {
         // The client may be gone, which is one of the reasons to be here.
         let _ = wire::send(&mut writer, &FromMonitor::Failed(Report::from(error))).await;
@@ -118,6 +122,7 @@ pub(crate) async fn run(client: UnixStream, ready: impl AsyncFnOnce(&StartLine) 
 async fn live(
     first: &StartLine,
     spare: Option<Spare>,
+    files_at_end: FilesAtEnd,
     lines: &mut Lines<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     waiting: &mut Vec<UnixStream>,
@@ -140,6 +145,7 @@ async fn live(
     };
     let (reason, message) = reason_of(asked, &outcome);
     if let Some(audit) = audit {
+        audit.look_back(first, files_at_end).await;
         audit.close(reason, message.clone());
     }
     if let Some(place) = place {

@@ -39,7 +39,7 @@ use std::process::ExitCode;
 use crate::sys::{inherited, keep_descriptors_to_ourselves};
 use crate::wire::MONITOR_DESCRIPTOR;
 
-pub use audit::logs_for_audit;
+pub use audit::{FilesAtEnd, logs_for_audit};
 
 /// Where the file daemon is told how to serve and what, in its process.
 const FILE_DAEMON_INPUT: i32 = 5;
@@ -51,9 +51,9 @@ const FILE_DAEMON_LISTENER: i32 = 3;
 const FILE_DAEMON_READY: i32 = 4;
 
 /// The monitor's entry point: `viv internal-monitor`, started by a client with a socket as
-/// descriptor 3.
+/// descriptor 3. `files_at_end` is asked once the machine is gone.
 #[must_use]
-pub fn monitor_main() -> ExitCode {
+pub fn monitor_main(files_at_end: FilesAtEnd) -> ExitCode {
     let Ok(socket) = inherited(MONITOR_DESCRIPTOR) else {
         return ExitCode::from(125);
     };
@@ -64,7 +64,7 @@ pub fn monitor_main() -> ExitCode {
     };
     runtime.block_on(async {
         match tokio::net::UnixStream::from_std(socket.into()) {
-            Ok(client) => life::run(client, async |_: &_| None).await,
+            Ok(client) => life::run(client, files_at_end, async |_: &_| None).await,
             Err(_) => ExitCode::from(125),
         }
     })

@@ -1,6 +1,7 @@
 //! The sandbox's socket: the guest's ports, and commands to the monitor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,6 +20,9 @@ use crate::sessions::GREETING;
 
 /// Per direction of a connection, in bytes: a frame and its header.
 const COPY_BYTES: usize = 64 * 1024 + 8;
+
+/// Between two attempts to take a connection, while that fails.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A command of the socket, and the connection that awaits its outcome.
 pub(super) enum Command {
@@ -67,11 +71,10 @@ impl Server {
     /// Serves connections for ever.
     pub(super) async fn run(self, listener: UnixListener) {
         loop {
-            // Out of descriptors, or the like: the next connection may have more luck.
-            if let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(self.clone().serve(stream));
-            } else {
-                tokio::task::yield_now().await;
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream))),
+                // Out of descriptors, or the like, which lasts until others close some.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
     }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -23,6 +24,9 @@ pub(super) const FILE: &str = "disk";
 /// What a disk has room for, its size, is a multiple of this, in bytes. What a machine's monitor appends for
 /// its guest is not.
 const BLOCK_BYTES: u64 = 4096;
+
+/// Whoever looks whether a disk is in use holds it for an instant, and is not to keep its machine from starting.
+const PATIENCE_WITH_LOOKERS: Duration = Duration::from_millis(100);
 
 /// What a kept disk takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -156,13 +160,19 @@ pub(crate) fn open_kept(path: &Path) -> Result<File> {
 fn lock(path: &Path) -> Result<File> {
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(io(format!("{} could not be opened", path.display())))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::new(ErrorKind::DiskInUse, format!("{} is used by another process", path.display()))
-                .hint("viv ps"))
+    let begun = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE_WITH_LOOKERS => {
+                std::thread::sleep(PATIENCE_WITH_LOOKERS / 50);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let used = format!("{} is used by another process", path.display());
+                return Err(Error::new(ErrorKind::DiskInUse, used).hint("viv ps"));
+            }
+            Err(error) => return Err(io(format!("{} could not be locked", path.display()))(error.into())),
         }
-        Err(error) => Err(io(format!("{} could not be locked", path.display()))(error.into())),
     }
 }
 

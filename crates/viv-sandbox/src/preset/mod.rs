@@ -62,6 +62,10 @@ pub struct Preset {
     /// Directories below its user's home that are kept between runs.
     #[serde(default)]
     pub state: Vec<PathBuf>,
+    /// Where in those it writes down what it does, to be kept with a sandbox's timeline: files, and directories with
+    /// all that is in them. A part `*` stands for any one name.
+    #[serde(default)]
+    pub transcripts: Vec<PathBuf>,
     /// Whether what is kept there can be used by one sandbox at a time only.
     #[serde(default)]
     pub exclusive: bool,
@@ -309,6 +313,7 @@ impl Preset {
         if nested {
             return Err("`state` has a directory in another one".to_owned());
         }
+        self.transcripts.iter().try_for_each(|path| self.check_place(path))?;
         for file in &self.files {
             self.check_place(&file.path)?;
             if let Some(lock) = &file.lock {

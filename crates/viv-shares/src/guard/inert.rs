@@ -24,10 +24,11 @@ const KEYS: &[(&str, &[&str])] = &[
     ("submodule", &["active", "url"]),
 ];
 
-/// Whether a text is a configuration that has nothing but what runs nothing. Of two ways to read it, git's is the
-/// one that counts; so only the plainest form of each line is let through: a section, a key with a value, a comment,
-/// or nothing.
-pub(super) fn is_inert(text: &[u8]) -> bool {
+/// Whether a text is a configuration of git's that has nothing but what runs nothing: names, numbers, and where to
+/// fetch from. Of two ways to read it, git's is the one that counts; so only the plainest form of each line is let
+/// through: a section, a key with a value, a comment, or nothing.
+#[must_use]
+pub fn is_inert(text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
     // A remote's branch may be called `config`, beside the remote's `HEAD`. Git reads no configuration out of a hash.
     let hash = text.strip_suffix('\n').unwrap_or(text);
@@ -79,8 +80,8 @@ fn keys_of(header: &str) -> Option<&'static [&'static str]> {
 fn is_inert_assignment(line: &str, keys: &[&str]) -> bool {
     let (key, value) =
         line.split_once('=').map_or((line, ""), |(key, value)| (key.trim_end_matches([' ', '\t']), value));
-    // `ext::` and its like are remotes that are programs.
-    keys.iter().any(|known| known.eq_ignore_ascii_case(key)) && !value.contains("::")
+    // `ext::` and its like are remotes that are programs. Git leaves out quotes, wherever they are.
+    keys.iter().any(|known| known.eq_ignore_ascii_case(key)) && !value.replace('"', "").contains("::")
 }
 
 #[cfg(test)]
@@ -131,6 +132,8 @@ mod tests {
             "[diff]\n\texternal = evil",
             "[remote \"o\"]\n\tuploadpack = evil",
             "[remote \"o\"]\n\turl = ext::sh -c evil",
+            "[remote \"o\"]\n\turl = ext:\":\"sh -c evil",
+            "[remote \"o\"]\n\turl = \"ext:\":sh -c evil",
             "[remote \"o\"]\n\tvcs = evil",
             "[remote.o]\n\turl = x",
             "[remote \"a\" \"b\"]\n\turl = x",

@@ -25,6 +25,8 @@
 
 mod inert;
 
+pub use inert::is_inert;
+
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -381,7 +383,7 @@ impl ShareFs {
         let read = self.inner.read(host_context(), file, handle, &mut content, size, 0, None, 0);
         self.inner.release(host_context(), file, 0, handle, false, false, None)?;
         read?;
-        Ok(content.0.len() as u64 <= MAXIMUM_CONFIG_BYTES && inert::is_inert(&content.0))
+        Ok(content.0.len() as u64 <= MAXIMUM_CONFIG_BYTES && is_inert(&content.0))
     }
 
     /// Whether a directory has no hooks but samples.

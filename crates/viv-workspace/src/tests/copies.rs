@@ -115,6 +115,63 @@ fn what_was_rejected_is_not_shown_again_until_it_is_another() {
 }
 
 #[test]
+fn a_rejected_hunk_stays_away_until_its_place_is_changed() {
+    let place = project();
+    let hunks = |numbers: &[usize]| {
+        let diff = place.store().diff("one").unwrap().select(&[b"text".to_vec()]);
+        Selection(vec![(diff.0[0].0.clone(), Chosen::Hunks(numbers.iter().copied().collect()))])
+    };
+    let report = |changed: &[(u32, &str)]| {
+        place.store().record_changes("one", vec![file("text", 0o755, numbered(changed))]).unwrap();
+    };
+    let shown = || {
+        let store = place.store();
+        let mut lines = Vec::new();
+        let diff = store.diff("one").unwrap();
+        let told = store.views(&diff.files, |_, view| {
+            if let View::Text(text) = view {
+                let new = text.new_lines();
+                let changed =
+                    text.changes.iter().flat_map(|change| &new[change.new.start as usize..change.new.end as usize]);
+                lines.extend(changed.map(|line| String::from_utf8_lossy(line).trim_end().to_owned()));
+            }
+            Ok::<_, Error>(())
+        });
+        told.unwrap();
+        lines
+    };
+    report(&[(5, "five"), (15, "fifteen"), (30, "thirty")]);
+    assert!(place.store().reject("one", &hunks(&[0])).unwrap().is_whole());
+    assert_eq!(shown(), ["fifteen", "thirty"]);
+    // Another one of what is left, by the next process; then the sandbox says the same, and more elsewhere.
+    assert!(place.store().reject("one", &hunks(&[1])).unwrap().is_whole());
+    for changed in [
+        &[(5, "five"), (15, "fifteen"), (30, "thirty")][..],
+        &[(5, "five"), (15, "fifteen"), (21, "more"), (30, "thirty")],
+        &[(0, "a\nb\nc"), (5, "five"), (15, "fifteen"), (30, "thirty")],
+    ] {
+        report(changed);
+        assert_eq!(shown().iter().filter(|line| ["five", "thirty"].contains(&line.as_str())).count(), 0);
+        assert!(shown().contains(&"fifteen".to_owned()));
+    }
+    // What is taken has none of it, and is no change any more.
+    let all = place.store().diff("one").unwrap().all();
+    assert!(place.store().accept("one", &all).unwrap().is_whole());
+    assert_eq!(place.read("text"), numbered(&[(0, "a\nb\nc"), (15, "fifteen")]));
+    report(&[(0, "a\nb\nc"), (5, "five"), (15, "fifteen"), (30, "thirty")]);
+    assert_eq!(shown(), [""; 0]);
+    // The place is another, and so is what is next to one.
+    report(&[(0, "a\nb\nc"), (5, "FIVE"), (15, "fifteen"), (29, "next"), (30, "thirty")]);
+    assert_eq!(shown(), ["FIVE", "next", "thirty"]);
+    report(&[(5, "five"), (30, "thirty")]);
+    assert!(shown().contains(&"five".to_owned()), "it was forgotten when it was changed");
+    // Of what is not there any more nothing is remembered.
+    assert!(place.store().reject("one", &hunks(&[1])).unwrap().is_whole());
+    place.store().record_changes("one", vec![deleted("text")]).unwrap();
+    assert_eq!(told(&place.store().diff("one").unwrap()), ["Deleted text"]);
+}
+
+#[test]
 fn reports_that_contradict_themselves_are_taken_in_order() {
     let place = project();
     let store = place.store();
@@ -139,4 +196,89 @@ fn reports_that_contradict_themselves_are_taken_in_order() {
     let store = Store::with_limits(&place.state(), &place.workspace(), limits).unwrap();
     let error = store.record_changes("one", vec![file("a", 0o644, "123456"), file("b", 0o644, "123456")]).unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::TooLarge);
+}
+
+#[test]
+fn what_a_copy_did_not_have_is_not_overwritten() {
+    let place = Place::new();
+    for (path, content) in [("edited", "mine"), ("untracked", "mine"), ("same", "1")] {
+        place.write(path, content);
+    }
+    place.mode("same", 0o600);
+    let committed =
+        vec![file("edited", 0o644, "1"), file("same", 0o644, "1"), file("removed", 0o755, "1"), link("l", "x")];
+    let store = place.store();
+    store.record_bases_of_copies(&[copy("one")], None, |_| false, committed).unwrap();
+    store.record_changes("one", Vec::<Told>::new()).unwrap();
+    assert_eq!(told(&store.diff("one").unwrap()), [""; 0], "nothing was changed in the copy");
+    let changes =
+        vec![deleted("l"), file("edited", 0o644, "2"), file("same", 0o644, "2"), file("untracked", 0o644, "its")];
+    store.record_changes("one", changes).unwrap();
+    let diff = store.diff("one").unwrap();
+    assert_eq!(told(&diff), ["Modified edited", "Deleted l", "Modified same", "Added untracked"]);
+    assert_eq!(left(&store.accept("one", &diff.all()).unwrap()), ["edited Diverged", "untracked Diverged"]);
+    assert_eq!((place.read("edited"), place.read("untracked")), ("mine".into(), "mine".into()));
+    assert_eq!(place.all()["same"], "600 2");
+
+    let as_here = |path: &TreePath| path.as_bytes() == b"untracked";
+    store.record_bases_of_copies(&[copy("two")], None, as_here, vec![file("edited", 0o644, "1")]).unwrap();
+    store.record_changes("two", vec![file("untracked", 0o644, "its")]).unwrap();
+    let diff = store.diff("two").unwrap();
+    assert_eq!(told(&diff), ["Modified untracked"]);
+    assert!(store.accept("two", &diff.all()).unwrap().is_whole());
+}
+
+#[test]
+fn several_begin_with_one_base_and_know_each_other() {
+    let place = project();
+    let store = place.store();
+    place.write("text", "of all of them\n");
+    let three = [copy("run-2"), copy("run-10"), copy("run-1")];
+    let recorded = store.record_bases(&three, Some("a1")).unwrap();
+    assert_eq!(recorded.files, 4);
+    assert!(store.is_at_base("run-1").unwrap() && !store.is_at_base("one").unwrap());
+    store.record_changes("run-1", vec![file("text", 0o644, "one\n")]).unwrap();
+    store.record_changes("run-2", vec![file("text", 0o644, "two\n"), file("two", 0o644, "2")]).unwrap();
+    let find = |name: Option<&str>| find(&place.state(), name, &place.workspace());
+    let siblings_of = |name: &str| -> Vec<String> {
+        let siblings = siblings(&place.state(), &find(Some(name)).unwrap()).unwrap();
+        siblings.into_iter().map(|found| found.sandbox.id).collect()
+    };
+    assert_eq!(siblings_of("run-2"), ["run-1", "run-10"]);
+    assert_eq!(siblings_of("one"), [""; 0]);
+    let unnamed = find(None).unwrap_err();
+    assert_eq!(*unnamed.kind(), ErrorKind::Ambiguous);
+    assert_eq!(unnamed.hints(), ["name one of them, such as run-1"]);
+
+    // One is accepted; what another made of the same file would overwrite that.
+    let two = store.diff("run-2").unwrap();
+    assert_eq!(left(&store.accept("run-2", &two.all()).unwrap()), [""; 0]);
+    let one = store.diff("run-1").unwrap();
+    let outcome = store.accept("run-1", &one.all()).unwrap();
+    assert_eq!(outcome.files[0].1, FileOutcome::Diverged);
+    assert_eq!(place.read("text"), "two\n");
+
+    // One of the same name on its own is none of them any more.
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    store.record_base(&copy("run-10")).unwrap();
+    assert_eq!(siblings_of("run-2"), ["run-1"]);
+    assert_eq!(find(None).unwrap().sandbox.id, "run-10");
+}
+
+#[test]
+fn there_is_room_for_all_of_a_run_and_the_newest_others() {
+    let place = project();
+    let limits = Limits { states: 4, ..Limits::default() };
+    let store = Store::with_limits(&place.state(), &place.workspace(), limits).unwrap();
+    for name in ["two", "three"] {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        store.record_base(&copy(name)).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    store.record_bases(&[copy("run-1"), copy("run-2"), copy("run-3")], Some("a1")).unwrap();
+    let mut kept: Vec<String> = list(&place.state()).unwrap().into_iter().map(|found| found.sandbox.id).collect();
+    kept.sort();
+    assert_eq!(kept, ["run-1", "run-2", "run-3", "three"]);
+    let many: Vec<Sandbox> = (1..=5).map(|number| copy(&format!("run-{number}"))).collect();
+    assert_eq!(*store.record_bases(&many, Some("a2")).unwrap_err().kind(), ErrorKind::TooLarge);
 }

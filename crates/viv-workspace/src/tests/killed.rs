@@ -44,8 +44,15 @@ fn child() {
         }
         "undo" => drop(store.undo("one", To::Base).unwrap()),
         "redo" => drop(store.redo("one").unwrap()),
+        "reject" => drop(store.reject("one", &hunk(&store)).unwrap()),
         other => panic!("{other}"),
     }
+}
+
+/// The first hunk of the text.
+fn hunk(store: &Store) -> Selection {
+    let file = store.diff("one").unwrap().select(&[b"text".to_vec()]).0.remove(0).0;
+    Selection(vec![(file, Chosen::Hunks([0].into()))])
 }
 
 /// Has a child do something and die at a step; whether it lived, because there are not as many steps.
@@ -146,4 +153,43 @@ fn what_somebody_changed_after_the_kill_is_left_alone() {
     assert_eq!(place.read("text"), "the user's");
     assert_eq!(told(&store.diff("one").unwrap()), ["Modified text"]);
     assert_eq!(place.read("new/file"), "n");
+}
+
+#[test]
+fn a_rejection_is_done_wholly_or_not_at_all() {
+    for step in 0.. {
+        let place = project();
+        let text = numbered(&[(5, "five"), (30, "thirty")]);
+        let report = || {
+            let content = Cursor::new(text.clone().into_bytes());
+            let change = Ok(Change::File { path: path("text"), mode: 0o644, content });
+            place.store().record_changes("one", vec![change]).unwrap();
+        };
+        place.store().record_base(&copy("one")).unwrap();
+        report();
+        let lived = dies_at(&place, "reject", step);
+        let hunks = || {
+            let store = place.store();
+            let diff = store.diff("one").unwrap();
+            let mut count = 0;
+            let told = store.views(&diff.files, |_, view| {
+                count += if let View::Text(text) = view { text.hunks.len() } else { 0 };
+                Ok::<_, Error>(())
+            });
+            told.unwrap();
+            count
+        };
+        let now = hunks();
+        report();
+        assert!(now == 1 && hunks() == 1 || now == 2 && hunks() <= 2, "step {step}");
+        if lived {
+            assert_eq!((now, hunks()), (1, 1));
+            assert!(step >= 3, "{step} steps");
+            break;
+        }
+        if hunks() == 2 {
+            assert!(place.store().reject("one", &hunk(&place.store())).unwrap().is_whole());
+        }
+        assert_eq!(hunks(), 1, "step {step}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Stores on real directories.
 
+mod broken;
 mod copies;
 mod hostile;
 mod killed;

@@ -75,8 +75,7 @@ impl Artifacts {
     }
 
     pub(super) fn copy_timeline(&self, sandbox: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(), Failure> {
-        let name = sandbox.name.as_deref().unwrap_or(&sandbox.id);
-        let entry = match Store::new(&paths.state).find(name) {
+        let entry = match Store::new(&paths.state).find(sandbox.called()) {
             Ok(entry) => entry,
             // A sandbox that was refused before it began has none.
             Err(error) if *error.kind() == viv_audit::ErrorKind::NotFound => return Ok(()),

@@ -1,17 +1,13 @@
 //! Files of a workspace that a guest wrote: whatever is there was put there by an adversary.
 //!
-//! Every path is resolved beneath a descriptor and through no link (`openat2(2)`), only regular files are
-//! copied, and there is a limit to all of it.
+//! Paths are resolved by [`viv_beneath`], only regular files are copied, and there is a limit to all of it.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use globset::GlobSet;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType};
+use viv_beneath::Directory;
 
 /// Directories in each other.
 const MAX_DEPTH: usize = 64;
@@ -24,8 +20,6 @@ const MAX_FILES: usize = 10_000;
 
 /// Bytes that are collected.
 const MAX_BYTES: u64 = 4 << 30;
-
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// What was left out, and why.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,24 +37,21 @@ pub(super) fn gather(
     wanted: &GlobSet,
     take: &mut dyn FnMut(&Path, &mut dyn Read) -> io::Result<u64>,
 ) -> io::Result<Gathered> {
-    let root = rustix::fs::open(workspace, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = Directory::open(workspace)?;
     let mut gathered = Gathered::default();
     let mut names = 0;
     let mut waiting = vec![PathBuf::new()];
     while let Some(directory) = waiting.pop() {
-        let opened = match open(&root, &directory, OFlags::DIRECTORY) {
+        let opened = match root.beneath(&directory) {
             Ok(opened) => opened,
-            Err(errno) => {
-                gathered.left_out.push((directory, io::Error::from(errno).to_string()));
+            Err(error) => {
+                gathered.left_out.push((directory, error.to_string()));
                 continue;
             }
         };
-        for entry in rustix::fs::Dir::read_from(&opened)? {
-            let name = PathBuf::from(std::ffi::OsString::from_vec(entry?.file_name().to_bytes().to_vec()));
-            if name == Path::new(".")
-                || name == Path::new("..")
-                || (directory == Path::new("") && name == Path::new(".git"))
-            {
+        for name in opened.names()? {
+            let name = PathBuf::from(name?);
+            if directory == Path::new("") && name == Path::new(".git") {
                 continue;
             }
             names += 1;
@@ -95,12 +86,12 @@ pub(super) fn gather(
 }
 
 fn copy(
-    root: &OwnedFd,
+    root: &Directory,
     path: &Path,
     room: u64,
     take: &mut dyn FnMut(&Path, &mut dyn Read) -> io::Result<u64>,
 ) -> io::Result<u64> {
-    let file = File::from(open(root, path, OFlags::NONBLOCK | OFlags::NOCTTY)?);
+    let file = root.file(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
@@ -112,23 +103,12 @@ fn copy(
     take(path, &mut file.take(metadata.len()))
 }
 
-fn open(root: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let path = if path == Path::new("") { Path::new(".") } else { path };
-    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    loop {
-        match rustix::fs::openat2(root, path, flags, Mode::empty(), BENEATH) {
-            // A rename elsewhere on the system met the resolution: the kernel asks to be asked again.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            opened => return opened,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
     use globset::{GlobBuilder, GlobSetBuilder};
+    use rustix::fs::Mode;
 
     use super::*;
 

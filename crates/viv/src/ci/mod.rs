@@ -16,6 +16,8 @@ use crate::environment::HostEnvironment;
 use crate::error::{Error, ErrorKind, Failure};
 use crate::output::{Printer, Timings};
 use crate::resolve::Resolved;
+use crate::settings::Origin;
+use crate::settings::definitions::RECORD;
 use artifacts::Artifacts;
 
 /// How long a program may run in a pipeline that says nothing about it.
@@ -100,8 +102,9 @@ impl Ci {
 
 /// What is usual in a pipeline, where nothing else was asked for.
 pub fn apply(arguments: &CiArguments, resolved: &mut Resolved) {
-    resolved.sandbox.recording =
-        arguments.record.unwrap_or(if arguments.ci { Recording::All } else { Recording::default() });
+    if arguments.ci && resolved.origins.get(RECORD.key) == Some(&Origin::Default) {
+        resolved.sandbox.recording = Recording::All;
+    }
     if arguments.ci && resolved.timeout.is_none() {
         resolved.timeout = Some(DEFAULT_TIMEOUT);
     }

@@ -14,6 +14,8 @@ Examples:
   viv logs review --json             its programs, and how each ended
   viv logs review --session 3 --play --speed 4
   viv logs 3f2a --export run.cast    for `asciinema play run.cast`
+  viv logs review --transcripts      what its agents wrote down of their work
+  viv logs review --transcript 7 --export session.jsonl
 
 Programs at a terminal are recorded, others only with `viv run --record all`. What is typed is never
 recorded, but a terminal shows most of it. Sandboxes that have ended are found, too: `viv audit ls`.")]
@@ -27,7 +29,7 @@ pub struct LogsArguments {
     /// One program alone: its number in `viv logs --json`, or its session's name
     #[arg(long, value_name = "SESSION")]
     pub session: Option<String>,
-    /// Print the programs of the latest start as a JSON array
+    /// Print the programs of the latest start, or its transcripts, as a JSON array
     #[arg(long)]
     pub json: bool,
     /// Play a recording at this terminal, escape codes and all
@@ -36,9 +38,15 @@ pub struct LogsArguments {
     /// How many times faster to play than it was
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = parse_speed, requires = "play")]
     pub speed: f64,
-    /// Write a recording to a new file, in asciicast v2; `-` for standard output
+    /// Write a recording to a new file, in asciicast v2, or a transcript; `-` for standard output
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "play"])]
     pub export: Option<PathBuf>,
+    /// List the transcripts of its agents that were kept at the end of its latest start
+    #[arg(long, conflicts_with_all = ["follow", "session", "play", "export"])]
+    pub transcripts: bool,
+    /// Show one transcript: its number in `viv logs --transcripts`
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["follow", "session", "play", "json", "transcripts"])]
+    pub transcript: Option<u64>,
 }
 
 /// `viv audit`

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use viv_sandbox::Recording;
 
+use crate::settings::{definitions as d, values};
+
 /// Options of `viv run` about what is kept of it, and for pipelines.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CiArguments {
-    /// What to record of the programs' output, for `viv logs` [default: terminals; with --ci: all]
-    #[arg(long, value_name = "none|terminals|all", value_parser = parse_recording, help_heading = "Records")]
+    #[arg(long, value_name = "none|terminals|all", help = d::RECORD.help_of_flag(), value_parser = values::parse_recording, help_heading = "Records")]
     pub record: Option<Recording>,
     /// For pipelines: no terminal, no colours, annotations under GitHub Actions, an hour at most
     #[arg(long, conflicts_with = "json", help_heading = "Pipelines")]
@@ -20,13 +21,4 @@ pub struct CiArguments {
     /// Collect these files of the workspace, too, such as 'dist/**'; may be repeated
     #[arg(long, value_name = "GLOB", requires = "artifacts", help_heading = "Pipelines")]
     pub collect: Vec<String>,
-}
-
-fn parse_recording(text: &str) -> Result<Recording, String> {
-    match text {
-        "none" => Ok(Recording::None),
-        "terminals" => Ok(Recording::Terminals),
-        "all" => Ok(Recording::All),
-        _ => Err("none, terminals or all".to_owned()),
-    }
 }

@@ -1,10 +1,13 @@
 //! The command line: what can be typed, and nothing about what it does.
 
 pub mod agent;
+mod attempts;
 pub mod audit;
 pub mod bridge;
 mod ci;
 mod copy;
+#[cfg(test)]
+mod documented;
 pub mod image;
 mod init;
 mod kernel;
@@ -177,6 +180,7 @@ but for files that have become something else since.")]
 Examples:
   viv reject package-lock.json   this file is again as it was
   viv undo --redo                or rather not
+  viv reject night-1 night-3     what these attempts made, all of it
 
 On a directory that the sandbox worked on itself, files are again as they were. What a sandbox made
 on a copy of its own is no longer shown.")]
@@ -226,7 +230,7 @@ on a copy of its own is no longer shown.")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  viv exec 3f2a -- ps aux        a sandbox is meant by its name or id, or a unique beginning of either
+  viv exec 3f2a -- ps aux        by name, id, or a unique beginning of either
   viv exec review                a shell in the sandbox named review
   viv exec --root review -- apt-get install -y tree
   viv exec -d --session web review -- npm run dev    in the background; see `viv attach`
@@ -244,10 +248,10 @@ pub struct ExecArguments {
     /// Environment variable of the program: KEY=VALUE, or KEY to copy the host's
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::parse_environment)]
     pub env: Vec<EnvironmentRequest>,
-    /// Directory inside to start in, absolute or relative to the workspace [default: as the sandbox is described]
+    /// Directory inside to start in, absolute or relative to the workspace [default: as described]
     #[arg(long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// User inside to run as [default: as the sandbox is described, or agent]
+    /// User inside to run as [default: as described, or agent]
     #[arg(short, long, value_name = "NAME", value_parser = values::parse_user)]
     pub user: Option<String>,
     /// Run as root inside

@@ -7,6 +7,7 @@ use clap::Args;
 use viv_image::{ImageSource, Package, Platform};
 use viv_sandbox::{AccelChoice, KernelChoice, TemplateUse, VmmChoice};
 
+use super::attempts::AttemptsArguments;
 use super::ci::CiArguments;
 use super::network::NetworkArguments;
 use super::nix::NixArguments;
@@ -37,12 +38,14 @@ Examples:
   viv run claude -- --resume                 flags of the agent's own
   viv run --publish 8080 -- python3 -m http.server 8080
   viv run -d --name night claude \"tidy up\"   in the background; `viv attach night` looks at it
+  viv run --attempts 3 --check \"make test\" claude \"fix it\"    three sandboxes at it, compared at the end
 
 Inside, the command is user agent with your uid, may use sudo, and sees this directory under its own
 path and as /workspace; the rest of the machine is thrown away afterwards. It reaches what --allow
 names and nothing else of the network; see docs/network.md.
 
-Exit code: the command's; 124 timed out, 125 viv failed, 126 not executable, 127 not found.")]
+Exit code: the command's; 124 timed out, 125 viv failed, 126 not executable, 127 not found. With
+--attempts 0 if one of them succeeded, else 1.")]
 pub struct RunArguments {
     /// Program and arguments, or an agent's name and what it is to do; a login shell without them
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
@@ -108,6 +111,8 @@ pub struct RunArguments {
     /// Leave the sandbox to itself once the program runs, and print its id; it ends with the program
     #[arg(short, long, conflicts_with_all = ["timing", "dry_run"], help_heading = "Sandbox")]
     pub detach: bool,
+    #[command(flatten)]
+    pub attempts: AttemptsArguments,
     #[command(flatten)]
     pub ci: CiArguments,
 
@@ -207,6 +212,7 @@ impl RunArguments {
             timeout: self.timeout.map(found),
             template: if self.cold { Some(TemplateUse::Never) } else { self.template }.map(found),
             spares: self.spares.map(found),
+            recording: self.ci.record.map(found),
             name: self.name.clone().map(found),
             labels: self.labels.iter().map(|(key, value)| (key.clone(), found(value.clone()))).collect(),
             ..self.network.layer(directory, rest)

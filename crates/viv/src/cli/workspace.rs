@@ -17,6 +17,10 @@ pub struct WorkspaceArguments {
     /// on it: live, or clone for a copy. Both may be given; a directory called `clone` is written ./clone
     #[arg(short = 'w', long = "workspace", value_name = "DIR|live|clone", value_parser = values::parse_workspace, help_heading = "Shares")]
     requests: Vec<WorkspaceRequest>,
+    #[arg(long, value_name = "yes|no", help = d::UNTRACKED.help_of_flag(), value_parser = values::parse_yes, help_heading = "Shares")]
+    untracked: Option<bool>,
+    #[arg(long, value_name = "yes|no", help = d::UNCOMMITTED.help_of_flag(), value_parser = values::parse_yes, help_heading = "Shares")]
+    uncommitted: Option<bool>,
     #[arg(long, value_name = "PATH", help = d::PROTECT.help_of_flag(), value_parser = values::parse_protected, value_delimiter = ',', help_heading = "Shares")]
     protect: Vec<PathBuf>,
     /// Let the sandbox change what git on this host would run: hooks and configuration of repositories
@@ -53,6 +57,8 @@ impl WorkspaceArguments {
         });
         Layer {
             workspace_mode: mode.map(found),
+            untracked: self.untracked.map(found),
+            uncommitted: self.uncommitted.map(found),
             protect: self.protect.iter().cloned().map(found).collect(),
             git_guard: self.no_git_guard.then(|| found(false)),
             ..rest
@@ -86,6 +92,8 @@ mod tests {
         assert_eq!(arguments.directory().unwrap(), Some(Path::new("./clone")));
         let layer = arguments.layer(Layer::default());
         assert_eq!((layer.workspace_mode, layer.protect.len(), layer.git_guard), (None, 2, Some(found(false))));
+        let layer = parse(&["--untracked=no", "--uncommitted", "yes"]).layer(Layer::default());
+        assert_eq!((layer.untracked, layer.uncommitted), (Some(found(false)), Some(found(true))));
         assert_eq!(parse(&[]).directory().unwrap(), None);
         for twice in [["-w", "a", "-w", "b"], ["-w", "live", "-w", "clone"]] {
             assert!(parse(&twice).directory().is_err());

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use viv_audit::{Entry, Event, Line, LogReference, ProgramEnd, Recorded, Store, Verdict, VerifyOptions};
+use viv_audit::{
+    Entry, Event, FileSummary, Line, LogReference, ProgramEnd, Recorded, Store, Transcript, Verdict, VerifyOptions,
+};
 use viv_net::event::LOG_FILE;
 use viv_net::log::read_log;
 use viv_sandbox::{Paths, logs_for_audit};
@@ -18,6 +20,9 @@ use crate::settings::values::human_bytes;
 
 /// Beside a copied timeline: the logs it refers to, in a directory for each sandbox.
 pub const LOGS: &str = "logs";
+
+/// So many files are named in a line for people; `--json` has more.
+const NAMED: usize = 10;
 
 /// `viv audit`
 ///
@@ -123,8 +128,12 @@ fn text_of(event: &Event) -> String {
         }
         Event::Port { port } => format!("port      {port} of the guest was connected to"),
         Event::Log(reference) => log_text(reference),
-        Event::Files { added, changed, deleted, .. } => {
-            format!("files     {added} added, {changed} changed, {deleted} deleted")
+        Event::Files(summary) => files_text(summary),
+        Event::Transcript(Transcript { agent, path, file, bytes, .. }) => {
+            format!("transcript {agent}: {path} ({}), kept as {file}", human_bytes(*bytes))
+        }
+        Event::TranscriptsLeftOut { files, reasons } => {
+            format!("transcripts {files} left out: {}", reasons.join("; "))
         }
         Event::Paused => "paused".to_owned(),
         Event::Resumed => "resumed".to_owned(),
@@ -137,8 +146,21 @@ fn text_of(event: &Event) -> String {
         Event::SetAside { directory } => format!("set aside what was here did not verify and is in {directory}"),
         Event::Dropped { segment, through_seq, .. } => format!("dropped   {segment}, up to line {through_seq}"),
         Event::DroppedRecording { file } => format!("dropped   recording {file}"),
+        Event::DroppedTranscript { file } => format!("dropped   transcript {file}"),
         Event::Lost { events } => format!("lost      {events} events could not be written"),
     }
+}
+
+fn files_text(summary: &FileSummary) -> String {
+    let FileSummary { mode, added, changed, deleted, renamed, names } = summary;
+    let mut text = format!("files     {mode}: {added} added, {changed} changed, {deleted} deleted, {renamed} renamed");
+    for name in names.iter().take(NAMED) {
+        text.push_str(&format!("; {name}"));
+    }
+    if names.len() > NAMED {
+        text.push_str(&format!("; and {} more", names.len() - NAMED));
+    }
+    text
 }
 
 /// How a program ended, for people.

@@ -1,12 +1,14 @@
 //! What `--workspace clone` adds to a start and an end.
 
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
 use viv_sandbox::{
-    Carried, Changed, Ignored, Paths, Record, Repository, Sandbox, SandboxSpec, WorkspaceCopy, WorkspaceMode,
+    Carried, Changed, CommittedFile, CopyContents, CopySelection, Ignored, Paths, Record, Repository, Sandbox,
+    SandboxSpec, WorkspaceCopy, WorkspaceMode,
 };
-use viv_workspace::{Change, Mode, Rules, Store, TreePath};
+use viv_workspace::{Change, Mode, Recorded, Rules, Store, TreePath};
 
 use super::copy::progress::Progress;
 use crate::error::{Error, ErrorKind, Failure};
@@ -42,22 +44,79 @@ pub async fn begin(
     if spec.workspace_mode != WorkspaceMode::Clone {
         return Ok(None);
     }
-    let key = spec.name.as_deref().unwrap_or(&spec.id);
+    let key = spec.called();
     let copy = WorkspaceCopy::new(sandbox.files()?, &spec.workspace, paths, key);
     if copy.is_there().await? {
         return Ok(Some(copy));
     }
-    let began = std::time::Instant::now();
     let store = Store::open(&paths.state, &spec.workspace)?;
     let whose = viv_workspace::Sandbox { id: key.to_owned(), name: spec.name.clone(), mode: Mode::Clone };
-    let recorded = tokio::task::spawn_blocking(move || store.record_base(&whose));
+    let (source, selection) = (repository.clone(), spec.copied);
+    let recorded = tokio::task::spawn_blocking(move || {
+        record_bases(&store, std::slice::from_ref(&whose), None, source.as_ref(), selection)
+    });
+    make(&copy, repository, spec.copied, printer).await?;
+    recorded.await.map_err(|_| Error::new(ErrorKind::Io, "the workspace could not be looked at"))??;
+    Ok(Some(copy))
+}
+
+/// The same for a sandbox whose base has been recorded, and that cannot have a copy yet.
+///
+/// # Errors
+/// As [`begin`].
+pub async fn begin_recorded(
+    sandbox: &Sandbox,
+    spec: &SandboxSpec,
+    repository: Option<Repository>,
+    paths: &Paths,
+    printer: &Printer,
+) -> Result<WorkspaceCopy, Failure> {
+    let key = spec.name.as_deref().unwrap_or(&spec.id);
+    let copy = WorkspaceCopy::new(sandbox.files()?, &spec.workspace, paths, key);
+    make(&copy, repository, spec.copied, printer).await?;
+    Ok(copy)
+}
+
+async fn make(
+    copy: &WorkspaceCopy,
+    repository: Option<Repository>,
+    selection: CopySelection,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let began = std::time::Instant::now();
     let progress = Progress::new(printer);
     let told = progress.clone();
-    let carried = copy.make(repository, true, Box::new(move |carried: &Carried| told.show(carried))).await?;
-    recorded.await.map_err(|_| Error::new(ErrorKind::Io, "the workspace could not be looked at"))??;
+    let carried = copy.make(repository, selection, Box::new(move |carried: &Carried| told.show(carried))).await?;
     progress.clear();
     printer.timing(&format!("a copy of {} files is inside", carried.entries), began.elapsed());
-    Ok(Some(copy))
+    Ok(())
+}
+
+/// Records what copies begin with, which may be less than the directory has; several of one `run` begin with the same.
+///
+/// # Errors
+/// What cannot be read or kept.
+pub fn record_bases(
+    store: &Store,
+    sandboxes: &[viv_workspace::Sandbox],
+    run: Option<&str>,
+    repository: Option<&Repository>,
+    selection: CopySelection,
+) -> Result<Recorded, Failure> {
+    let Some(repository) = repository.filter(|_| !selection.is_everything()) else {
+        return Ok(store.record_bases(sandboxes, run)?);
+    };
+    let contents = CopyContents::of(repository, selection)?;
+    let committed = contents.committed().filter_map(|file| match file {
+        Ok(CommittedFile { path, mode, content }) => TreePath::new(path).ok().map(|path| {
+            Ok(match mode {
+                Some(mode) => Change::File { path, mode, content: Cursor::new(content) },
+                None => Change::Symlink { path, target: content },
+            })
+        }),
+        Err(error) => Some(Err(std::io::Error::other(error))),
+    });
+    Ok(store.record_bases_of_copies(sandboxes, run, |path| contents.is_as_here(path.as_bytes()), committed)?)
 }
 
 /// Takes what a running sandbox that works on a copy has changed by now. Nothing is done for one in live mode.
@@ -68,7 +127,7 @@ pub async fn refresh(record: &Record, paths: &Paths, printer: &Printer) -> Resul
     if record.workspace_mode.is_live() {
         return Ok(());
     }
-    let key = record.name.as_deref().unwrap_or(&record.id);
+    let key = record.called();
     let copy = WorkspaceCopy::new(viv_sandbox::files_of(paths, record)?, &record.workspace, paths, key);
     take(&copy, &record.workspace, key, paths, printer).await.map(drop)
 }
@@ -78,7 +137,7 @@ pub async fn refresh(record: &Record, paths: &Paths, printer: &Printer) -> Resul
 /// # Errors
 /// A sandbox that is gone, or sends what makes no sense.
 pub async fn finish(copy: &WorkspaceCopy, spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(), Failure> {
-    let key = spec.name.as_deref().unwrap_or(&spec.id);
+    let key = spec.called();
     let count = take(copy, &spec.workspace, key, paths, printer).await?;
     if count > 0 {
         let files = if count == 1 { "1 file has".to_owned() } else { format!("{count} files have") };
@@ -88,7 +147,10 @@ pub async fn finish(copy: &WorkspaceCopy, spec: &SandboxSpec, paths: &Paths, pri
 }
 
 /// Has the store take the changes; returns how many files differ.
-async fn take(
+///
+/// # Errors
+/// As [`finish`].
+pub async fn take(
     copy: &WorkspaceCopy,
     workspace: &Path,
     key: &str,

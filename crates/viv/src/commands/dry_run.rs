@@ -5,6 +5,7 @@ use viv_image::{Cache, KernelSource};
 use viv_sandbox::{KernelChoice, Paths, Plan};
 
 use super::prepare::artifacts_to_be;
+use crate::attempts;
 use crate::error::Failure;
 use crate::output::{print, print_json};
 use crate::render;
@@ -22,6 +23,9 @@ struct DryRun<'a> {
     machine_error: Option<viv_error::Report>,
     /// What a run would have to build first.
     to_build: Vec<&'static str>,
+    /// How often it would be run, and under which names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<&'a attempts::Plan>,
 }
 
 /// Prints what would be run, in which machine, and what would have to be built first. What the image says of that
@@ -29,7 +33,12 @@ struct DryRun<'a> {
 ///
 /// # Errors
 /// A stdout that cannot be written; a machine that cannot be planned is part of what is shown.
-pub fn dry_run(resolved: &mut Resolved, paths: &Paths, json: bool) -> Result<u8, Failure> {
+pub fn dry_run(
+    resolved: &mut Resolved,
+    attempts: Option<&attempts::Plan>,
+    paths: &Paths,
+    json: bool,
+) -> Result<u8, Failure> {
     let cache = Cache::open(&paths.cache).ok();
     let source = resolved.sandbox.image.clone().unwrap_or_default();
     if let Some(config) = cache.as_ref().and_then(|cache| viv_image::known_config(cache, &source)) {
@@ -57,11 +66,13 @@ pub fn dry_run(resolved: &mut Resolved, paths: &Paths, json: bool) -> Result<u8,
         Ok(plan) => (Some(plan), None),
         Err(error) => (None, Some(viv_error::Report::from(&error))),
     };
-    let shown = DryRun { resolved, machine, machine_error, to_build };
+    let shown = DryRun { resolved, machine, machine_error, to_build, attempts };
     if json {
         print_json(&shown)?;
     } else {
-        print(&render::dry_run(resolved, shown.machine.as_ref(), shown.machine_error.as_ref(), &shown.to_build))?;
+        let attempts = attempts.map(|plan| format!("attempts\n  {}\n", plan.describe())).unwrap_or_default();
+        let one = render::dry_run(resolved, shown.machine.as_ref(), shown.machine_error.as_ref(), &shown.to_build);
+        print(&(attempts + &one))?;
     }
     Ok(0)
 }

@@ -7,7 +7,7 @@ use viv_net::spec::Keys;
 use viv_proto::message::{Exec, Secret};
 use viv_sandbox::{
     AgentHome, AgentStart, Event, ExecSession, Holdings, HostMark, MakeRequest, NetworkSpec, Paths, Plan, Repository,
-    Sandbox, StartRequest, Warning, Way,
+    Sandbox, SandboxSpec, StartRequest, Warning, Way,
 };
 
 use super::clone;
@@ -99,6 +99,24 @@ pub struct Holding {
 }
 
 impl Launch {
+    /// Starts a sandbox like this one but for its id and its names; what they are made from is held by this value.
+    ///
+    /// # Errors
+    /// A machine that this host cannot run.
+    pub fn another(&self, spec: &SandboxSpec) -> Result<StartRequest, Failure> {
+        let StartRequest { paths, executable, keys, withheld, .. } = &self.request;
+        Ok(StartRequest {
+            plan: self.held.made_from.plan(spec)?,
+            paths: paths.clone(),
+            executable: executable.clone(),
+            keys: keys.clone(),
+            withheld: withheld.clone(),
+            holdings: Holdings::default(),
+            detached: false,
+            place: None,
+        })
+    }
+
     /// Has the sandbox's monitor hold all that it uses, too, since it stays when this process goes.
     ///
     /// # Errors
@@ -118,6 +136,12 @@ impl Settled {
     #[must_use]
     pub fn takes_input(&self) -> bool {
         self.agent.as_ref().is_none_or(|(_, agent)| agent.takes_input())
+    }
+
+    /// The agent whose home it uses, if no other sandbox may use that meanwhile.
+    #[must_use]
+    pub fn alone(&self) -> Option<&str> {
+        self.agent.as_ref().and_then(|(_, agent)| agent.alone())
     }
 
     /// Says what is less than was asked for, and makes sure of everything that the sandbox is made from.
@@ -211,23 +235,35 @@ impl Later {
     }
 }
 
-/// Tells what happens while a sandbox starts.
+/// Tells what happens while a sandbox starts, and notes it for what comes later.
 pub fn tell(event: &Event, id: &str, took: Duration, printer: &Printer, clock: &mut Clock, later: &mut Later) {
+    say(event, id, took, printer);
     match event {
         Event::Starting(way) => {
-            printer.event(&JsonEvent::Starting { id, way });
-            printer.detail(&render::way(way));
             // All that is known of the start if it leads nowhere; else the monitor tells more.
             clock.heard(Told { monitor: vec![HostMark::now("monitor")], guest: Vec::new() });
             later.heard(way);
         }
-        Event::Ready { guest_uptime_ms, marks, guest_marks, published } => {
+        Event::Ready { marks, guest_marks, .. } => {
+            clock.heard(Told { monitor: marks.clone(), guest: guest_marks.clone() });
+        }
+        _ => {}
+    }
+}
+
+/// Tells what happens while a sandbox starts.
+pub fn say(event: &Event, id: &str, took: Duration, printer: &Printer) {
+    match event {
+        Event::Starting(way) => {
+            printer.event(&JsonEvent::Starting { id, way });
+            printer.detail(&render::way(way));
+        }
+        Event::Ready { guest_uptime_ms, published, .. } => {
             let (milliseconds, guest_uptime_ms) = (milliseconds(took), *guest_uptime_ms);
             printer.event(&JsonEvent::Ready { id, milliseconds, guest_uptime_ms, published });
             for port in published {
                 printer.note(&format!("port {} of the sandbox is at {}", port.guest_port, port.address));
             }
-            clock.heard(Told { monitor: marks.clone(), guest: guest_marks.clone() });
         }
         _ => {}
     }

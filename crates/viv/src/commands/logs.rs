@@ -12,7 +12,7 @@ use viv_audit::{CastReader, Entry, Event, Exec, Line, ProgramEnd, Recorded, Stor
 use viv_sandbox::Paths;
 
 use super::audit::end_text;
-use super::{block_on, ending_signal};
+use super::{block_on, ending_signal, transcripts};
 use crate::cli::audit::LogsArguments;
 use crate::error::{self, Error, ErrorKind, Failure};
 use crate::exit_code;
@@ -48,6 +48,9 @@ pub fn logs(arguments: &LogsArguments, printer: &Printer) -> Result<u8, Failure>
     let paths = Paths::from_environment()?;
     let store = Store::new(&paths.state);
     let entry = store.find(&arguments.sandbox)?;
+    if arguments.transcripts || arguments.transcript.is_some() {
+        return transcripts::show(&entry, arguments, printer);
+    }
     if arguments.follow {
         return follow(&store, &entry, arguments);
     }
@@ -73,10 +76,14 @@ pub fn logs(arguments: &LogsArguments, printer: &Printer) -> Result<u8, Failure>
     Ok(0)
 }
 
+/// The lines of the latest start, or all if that is no longer there.
+pub(super) fn since_latest_start(lines: &[Line]) -> &[Line] {
+    &lines[lines.iter().rposition(|line| matches!(line.event, Event::Start { .. })).unwrap_or(0)..]
+}
+
 /// The programs of the latest start, or the one that was asked for.
 fn chosen(lines: &[Line], arguments: &LogsArguments) -> Result<Vec<Shown>, Failure> {
-    let latest = lines.iter().rposition(|line| matches!(line.event, Event::Start { .. })).unwrap_or(0);
-    let Some(session) = &arguments.session else { return Ok(programs(&lines[latest..])) };
+    let Some(session) = &arguments.session else { return Ok(programs(since_latest_start(lines))) };
     let number = session.parse::<u64>().ok();
     let is_it = |shown: &Shown| Some(shown.exec.program) == number || shown.exec.session.as_ref() == Some(session);
     match programs(lines).into_iter().rfind(is_it) {
@@ -238,13 +245,18 @@ fn export(cast: &Path, file: &Path) -> Result<u8, Failure> {
         print(&String::from_utf8_lossy(&bytes))?;
         return Ok(0);
     }
-    let failed = |error: std::io::Error| error::io(format!("{} cannot be written", file.display()))(error);
-    let mut copy = OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?;
-    copy.write_all(&bytes).map_err(failed)?;
+    write_new(file, &bytes)?;
     Ok(0)
 }
 
-fn cannot_read(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+/// Writes to a file that was not there before.
+pub(super) fn write_new(file: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let failed = |error: std::io::Error| error::io(format!("{} cannot be written", file.display()))(error);
+    let mut copy = OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?;
+    copy.write_all(bytes).map_err(failed)
+}
+
+pub(super) fn cannot_read(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     error::io(format!("{} cannot be read", path.display()))
 }
 

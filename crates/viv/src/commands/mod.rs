@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod attach;
+mod attempts;
 pub mod audit;
 mod bridge;
 pub mod clone;
@@ -26,6 +27,7 @@ pub mod run;
 pub mod ssh;
 pub mod sync;
 pub mod template;
+mod transcripts;
 pub mod unit;
 mod viewer;
 

@@ -129,6 +129,11 @@ fn learn_from(arguments: &LearnArguments, printer: &Printer) -> Result<u8, Failu
             .hint("viv net learn -- npm test")
             .into());
     }
+    if arguments.run.attempts.attempts.is_some() {
+        return Err(
+            Error::new(ErrorKind::Usage, "--attempts is not for viv net learn, which runs a command once").into()
+        );
+    }
     let paths = Paths::from_environment()?;
     let (code, id) = run::run_with(&arguments.run, printer, &|network| {
         let NetworkMode::Filtered { policy } = &mut network.mode else {

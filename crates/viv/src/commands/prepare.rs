@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use viv_image::nix::Roots;
 use viv_image::{Cache, ImageSource, Lease, Manager, Progress, ProgressEvent, RootImage};
-use viv_sandbox::{Artifacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
+use viv_sandbox::{Artifacts, HostFacts, KernelChoice, Paths, Plan, SandboxSpec, Warning};
 
 use super::nix;
 use crate::definition::USER_FILE;
@@ -134,6 +134,18 @@ pub struct Held {
     pub lease: Lease,
     /// In nix's store.
     _roots: Option<Roots>,
+    artifacts: Artifacts,
+    facts: HostFacts,
+}
+
+impl Held {
+    /// Plans another sandbox that is made from the same.
+    ///
+    /// # Errors
+    /// A machine that this host cannot run.
+    pub fn plan(&self, spec: &SandboxSpec) -> Result<Plan, Failure> {
+        Ok(viv_sandbox::plan(spec, &self.artifacts, &self.facts)?)
+    }
 }
 
 /// Plans a sandbox and builds what it is made from, if that is missing; marks on `clock` when the
@@ -160,9 +172,10 @@ pub fn plan(
     let Built { artifacts, lease, root, .. } = build(resolved, paths, printer)?;
     resolve::apply_image_config(resolved, &root.config);
     let roots = nix::provide(resolved, paths, printer)?;
-    let plan = viv_sandbox::plan(&resolved.sandbox, &artifacts, &facts)?;
+    let held = Held { lease, _roots: roots, artifacts, facts };
+    let plan = held.plan(&resolved.sandbox)?;
     clock.mark("artifacts");
-    Ok((plan, Held { lease, _roots: roots }))
+    Ok((plan, held))
 }
 
 /// Where artifacts will be is decided when they are made; their names say enough for a plan.

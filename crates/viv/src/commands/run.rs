@@ -13,7 +13,7 @@ use super::dry_run::dry_run;
 use super::launch::{self, Later, Launch, Wish};
 use super::prepare::Asked;
 use super::review::Recording;
-use super::{Limits, block_on, clone, conclude, ending_signal};
+use super::{Limits, attempts, block_on, clone, conclude, ending_signal};
 use crate::agent::{AgentCall, Surroundings, about_program};
 use crate::ci::{self, Ci};
 use crate::cli::RunArguments;
@@ -31,7 +31,10 @@ use crate::timing::Clock;
 /// # Errors
 /// Whatever keeps the program from running to its end.
 pub fn run(arguments: &RunArguments, printer: &Printer) -> Result<u8, Failure> {
-    run_with(arguments, printer, &|_| Ok(())).map(|(code, _)| code)
+    match arguments.attempts.attempts {
+        Some(number) => attempts::run(arguments, number, printer),
+        None => run_with(arguments, printer, &|_| Ok(())).map(|(code, _)| code),
+    }
 }
 
 /// The same with a change to its network; also returns the sandbox's id.
@@ -68,7 +71,8 @@ pub fn run_with(
     let mut settled = launch::settle(wish, &host, &paths)?;
     ci::apply(&arguments.ci, &mut settled.resolved);
     if arguments.dry_run {
-        return dry_run(&mut settled.resolved, &paths, arguments.json).map(|code| (code, settled.resolved.sandbox.id));
+        return dry_run(&mut settled.resolved, None, &paths, arguments.json)
+            .map(|code| (code, settled.resolved.sandbox.id));
     }
     let sandbox = settled.resolved.sandbox.clone();
     let id = sandbox.id.clone();
@@ -270,7 +274,10 @@ async fn run_in_sandbox(
 
 /// Runs what comes before the program, its output on standard error; how that ended if the program is not
 /// to run any more.
-async fn set_up(
+///
+/// # Errors
+/// A command that cannot be started.
+pub async fn set_up(
     sandbox: &mut Sandbox,
     setup: &[SetupCommand],
     exec: &Exec,
@@ -301,7 +308,10 @@ async fn set_up(
 }
 
 /// Runs the program to the session's end. Returns that and when its first output came.
-async fn run_program(
+///
+/// # Errors
+/// A program that cannot be started.
+pub async fn run_program(
     sandbox: &mut Sandbox,
     exec: &Exec,
     stdin: Box<dyn Read + Send>,

@@ -92,19 +92,15 @@ async fn serve(
         End::Exited(report) if report.code == server::NO_SERVER => Err(no_server(record).into()),
         End::Disconnected(_) => Err(Error::new(
             ErrorKind::SandboxLost,
-            format!("sandbox {} ended while ssh was connected", name_of(record)),
+            format!("sandbox {} ended while ssh was connected", record.called()),
         )
         .into()),
         _ => conclude(&end, printer, Limits { memory: record.memory_mib << 20, disk: None, timeout: None }),
     }
 }
 
-fn name_of(record: &Record) -> &str {
-    record.name.as_deref().unwrap_or(&record.id)
-}
-
 fn no_server(record: &Record) -> Error {
-    let name = name_of(record);
+    let name = record.called();
     Error::new(ErrorKind::NotFound, format!("the image of sandbox {name} has no OpenSSH server"))
         .hint("add it to [run] or to its own section in viv.toml: packages = [\"openssh-server\"], and start it anew")
         .hint(format!(

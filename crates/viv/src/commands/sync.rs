@@ -35,7 +35,7 @@ pub fn sync(arguments: &SyncArguments, printer: &Printer) -> Result<u8, Failure>
             .hint("viv sync is for viv run --workspace clone")
             .into());
     }
-    let name = record.name.clone().unwrap_or_else(|| record.id.clone());
+    let name = record.called().to_owned();
     let repository = Repository::of(&record.workspace, arguments.i_know)?;
     let artifacts = arguments.artifacts.iter().map(|path| artifact(path)).collect::<Result<Vec<_>, _>>()?;
     // Before anything is changed.
@@ -45,7 +45,7 @@ pub fn sync(arguments: &SyncArguments, printer: &Printer) -> Result<u8, Failure>
         let (mut fetched, mut fast_forwarded) = (Vec::new(), false);
         match repository {
             Some(repository) => {
-                let sync = Sync::new(viv_sandbox::files_of(&paths, &record)?, repository, &name, &paths)?;
+                let sync = Sync::new(viv_sandbox::files_of(&paths, &record)?, repository, &name, &paths).await?;
                 fetched = sync.fetch().await?;
                 fast_forwarded = arguments.ff && sync.fast_forward(&fetched)?;
             }
@@ -112,8 +112,8 @@ async fn bring(files: &Files, workspace: &Path, path: &TreePath, printer: &Print
     let inside = inside.to_str().ok_or_else(|| Error::new(ErrorKind::Usage, format!("{path} is not UTF-8")))?;
     let progress = Progress::new(printer);
     let told = progress.clone();
-    let options =
-        Options { top: Top::Keep, limits: Limits::default(), refused: Some(problem_of), ..Options::default() };
+    let limits = Limits::default();
+    let options = Options { top: Top::Keep, limits, refused: Some(problem_of), only_whole: true, ..Options::default() };
     let carried = files
         .get(inside, false, move |reader| {
             viv_sandbox::archive::unpack(reader, &directory, &options, &mut |carried| told.show(carried))

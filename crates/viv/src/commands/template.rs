@@ -145,7 +145,10 @@ fn build(arguments: &BuildArguments, paths: &Paths, printer: &Printer) -> Result
 }
 
 /// Makes it, and says how long that took; `None` if another process has made it meanwhile.
-async fn make(
+///
+/// # Errors
+/// Whatever keeps it from being made, and a signal that ends viv.
+pub async fn make(
     request: &MakeRequest,
     force: bool,
     printer: &Printer,

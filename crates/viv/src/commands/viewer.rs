@@ -35,7 +35,7 @@ pub async fn view(
     let (end, _) = session.run(reader, signals, std::future::pending()).await;
     match &end {
         End::Detached => {
-            let sandbox = record.name.as_ref().unwrap_or(&record.id);
+            let sandbox = record.called();
             // Wherever the program has left the cursor.
             printer.note_unfinished_line(true);
             printer.note(&format!("left session {}, which goes on: viv attach {sandbox} {0}", name_of(&info)));

@@ -240,7 +240,9 @@ fn free_space(path: &Path) -> Option<u64> {
     found.f_bavail.checked_mul(found.f_frsize)
 }
 
-fn memory() -> Option<Memory> {
+/// The host's memory, if its kernel says.
+#[must_use]
+pub fn memory() -> Option<Memory> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;

@@ -1,10 +1,12 @@
 //! What `viv` itself says: to people as text on stderr, to programs as one JSON object per line.
 
+mod board;
 pub mod clean;
 pub mod pipeline;
 mod progress;
 pub mod time;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use crate::timing::Span;
 use clean::{clean, clean_lines};
 use pipeline::{Level, Pipeline};
 
+pub use board::{Board, Part};
 pub use progress::{ProgressReporter, Waiting};
 
 /// How and how much is said.
@@ -37,6 +40,8 @@ pub struct Printer {
     unattended: bool,
     /// The log of a pipeline that knows commands.
     pipeline: Option<Pipeline>,
+    /// One of several things that are done at once, which this printer is for.
+    part: Option<Part>,
 }
 
 /// One event of `viv run --json`.
@@ -72,6 +77,15 @@ pub enum JsonEvent<'a> {
         id: &'a str,
         /// The session that the program has.
         session: u32,
+    },
+    /// One of several attempts has come so far.
+    Attempt {
+        /// Which.
+        name: &'a str,
+        /// Its sandbox.
+        id: &'a str,
+        /// What it does from now on.
+        state: crate::attempts::State,
     },
     /// A key pair was made inside.
     DeployKey {
@@ -148,6 +162,22 @@ impl Printer {
             mid_line: AtomicBool::new(false),
             unattended: false,
             pipeline: None,
+            part: None,
+        }
+    }
+
+    /// A printer for one of several things that are done at once: what it says begins with that one's name and comes
+    /// above the board, it draws nothing itself, and of what a program prints the board shows the last line.
+    #[must_use]
+    pub fn of_part(&self, part: Part) -> Self {
+        Self {
+            json: self.json,
+            quiet: self.quiet,
+            verbose: self.verbose,
+            mid_line: AtomicBool::new(false),
+            unattended: true,
+            pipeline: None,
+            part: Some(part),
         }
     }
 
@@ -166,9 +196,10 @@ impl Printer {
     /// Where the program's output and its errors go.
     #[must_use]
     pub fn program_streams(&self) -> (Box<dyn Write + Send>, Box<dyn Write + Send>) {
-        match &self.pipeline {
-            Some(pipeline) => (pipeline.stream(), pipeline.stream()),
-            None => (Box::new(Descriptor::stdout()), Box::new(Descriptor::stderr())),
+        match (&self.pipeline, &self.part) {
+            (Some(pipeline), _) => (pipeline.stream(), pipeline.stream()),
+            (None, Some(part)) => (part.last_line(), part.last_line()),
+            (None, None) => (Box::new(Descriptor::stdout()), Box::new(Descriptor::stderr())),
         }
     }
 
@@ -191,6 +222,7 @@ impl Printer {
 
     /// Something is less than it could be.
     pub fn warning(&self, message: &str, hint: Option<&str>) {
+        let message = &*self.named(message);
         if self.json {
             self.event(&JsonEvent::Warning { message, hint });
         } else if !self.quiet {
@@ -213,14 +245,14 @@ impl Printer {
     /// Something worth knowing that is no warning.
     pub fn note(&self, message: &str) {
         if !self.json && !self.quiet {
-            self.line(&clean_lines(message));
+            self.line(&clean_lines(&self.named(message)));
         }
     }
 
     /// Something only `--verbose` wants to know.
     pub fn detail(&self, message: &str) {
         if self.verbose && !self.json {
-            self.line(&format!("{}", clean_lines(message).dimmed()));
+            self.line(&format!("{}", clean_lines(&self.named(message)).dimmed()));
         }
     }
 
@@ -253,9 +285,20 @@ impl Printer {
         }
     }
 
+    /// A message with the name of what it is about, if there are several.
+    fn named<'m>(&self, message: &'m str) -> Cow<'m, str> {
+        match self.part.as_ref().map_or("", Part::name) {
+            "" => message.into(),
+            name => format!("{name}: {message}").into(),
+        }
+    }
+
     fn line(&self, text: &str) {
         if let Some(pipeline) = &self.pipeline {
             return pipeline.say(&plain(text));
+        }
+        if let Some(part) = &self.part {
+            return part.say(&format!("{text}\n"));
         }
         let begin = if self.mid_line.swap(false, Ordering::Relaxed) { "\n" } else { "" };
         let text = match raw::occupant() {

@@ -188,6 +188,16 @@ settings! {
         default: "live", example: "\"clone\"",
         shape: Shape::OneOf(&["live", "clone"]), project: ProjectRule::Allowed,
     };
+    UNTRACKED = Setting {
+        key: "untracked", flag: "--untracked yes|no", help: "Whether a copy of the workspace has files that git does not track",
+        default: "true", example: "false",
+        shape: Shape::Truth, project: ProjectRule::Allowed,
+    };
+    UNCOMMITTED = Setting {
+        key: "uncommitted", flag: "--uncommitted yes|no", help: "Whether a copy of the workspace has changes that are not committed, or begins with the commit that is checked out",
+        default: "true", example: "false",
+        shape: Shape::Truth, project: ProjectRule::Allowed,
+    };
     PROTECT = Setting {
         key: "protect", flag: "--protect", help: "Paths of a live workspace that are read-only inside, relative to it; what is not there cannot be made either",
         default: "none", example: "[\".envrc\", \".vscode\"]",
@@ -313,6 +323,11 @@ settings! {
         default: "none", example: "[\"/srv/ca.pem\"]",
         shape: Shape::Texts, project: ProjectRule::BeneathWorkspace,
     };
+    RECORD = Setting {
+        key: "record", flag: "--record", help: "What to record of the programs' output, for `viv logs`: none, terminals or all; a project's file can only ask for more than you do",
+        default: "terminals; with --ci: all", example: "\"all\"",
+        shape: Shape::OneOf(&["none", "terminals", "all"]), project: ProjectRule::Allowed,
+    };
     NAME = Setting {
         key: "name", flag: "--name", help: "Name of the sandbox, for `viv ps` and `viv exec`, and its host name",
         default: "none", example: "\"review\"",
@@ -359,91 +374,61 @@ settings! {
     };
 }
 
+/// What may stand in both kinds of sections of a sandbox, after the one key that they do not have in common.
+macro_rules! of_sandbox {
+    ($first:ident) => {
+        &[
+            &$first,
+            &AGENT,
+            &FROM,
+            &IMAGE,
+            &PLATFORM,
+            &PACKAGES,
+            &DEVCONTAINER,
+            &FLAKE,
+            &NIX_STORE,
+            &CPUS,
+            &MEMORY,
+            &DISK,
+            &PERSIST,
+            &AUTOSTART,
+            &ON_CREATE,
+            &ON_START,
+            &WORKSPACE_MODE,
+            &UNTRACKED,
+            &UNCOMMITTED,
+            &PROTECT,
+            &GIT_GUARD,
+            &MOUNTS,
+            &NET,
+            &ALLOW,
+            &DENY,
+            &GATEWAY,
+            &BUDGET,
+            &PUBLISH,
+            &SECRETS,
+            &SSH_AGENT,
+            &LOCALHOST_PORT,
+            &TRUST,
+            &ENV,
+            &ENV_FROM_HOST,
+            &WORKDIR,
+            &USER,
+            &LABELS,
+            &RECORD,
+            &VMM,
+            &ACCEL,
+            &KERNEL,
+            &TEMPLATE,
+        ]
+    };
+}
+
 /// What may stand in `[sandbox]`: what is of use to a machine that stays.
-pub const OF_OWN_SANDBOX: &[&Setting] = &[
-    &NAME,
-    &AGENT,
-    &FROM,
-    &IMAGE,
-    &PLATFORM,
-    &PACKAGES,
-    &DEVCONTAINER,
-    &FLAKE,
-    &NIX_STORE,
-    &CPUS,
-    &MEMORY,
-    &DISK,
-    &PERSIST,
-    &AUTOSTART,
-    &ON_CREATE,
-    &ON_START,
-    &WORKSPACE_MODE,
-    &PROTECT,
-    &GIT_GUARD,
-    &MOUNTS,
-    &NET,
-    &ALLOW,
-    &DENY,
-    &GATEWAY,
-    &BUDGET,
-    &PUBLISH,
-    &SECRETS,
-    &SSH_AGENT,
-    &LOCALHOST_PORT,
-    &TRUST,
-    &ENV,
-    &ENV_FROM_HOST,
-    &WORKDIR,
-    &USER,
-    &LABELS,
-    &VMM,
-    &ACCEL,
-    &KERNEL,
-    &TEMPLATE,
-];
+pub const OF_OWN_SANDBOX: &[&Setting] = of_sandbox!(NAME);
 
 /// What may stand in `[sandboxes.NAME]`: its name is in its title.
-pub const OF_NAMED_SANDBOX: &[&Setting] = &[
-    &WORKSPACE,
-    &AGENT,
-    &FROM,
-    &IMAGE,
-    &PLATFORM,
-    &PACKAGES,
-    &DEVCONTAINER,
-    &FLAKE,
-    &NIX_STORE,
-    &CPUS,
-    &MEMORY,
-    &DISK,
-    &PERSIST,
-    &AUTOSTART,
-    &ON_CREATE,
-    &ON_START,
-    &WORKSPACE_MODE,
-    &PROTECT,
-    &GIT_GUARD,
-    &MOUNTS,
-    &NET,
-    &ALLOW,
-    &DENY,
-    &GATEWAY,
-    &BUDGET,
-    &PUBLISH,
-    &SECRETS,
-    &SSH_AGENT,
-    &LOCALHOST_PORT,
-    &TRUST,
-    &ENV,
-    &ENV_FROM_HOST,
-    &WORKDIR,
-    &USER,
-    &LABELS,
-    &VMM,
-    &ACCEL,
-    &KERNEL,
-    &TEMPLATE,
-];
+pub const OF_NAMED_SANDBOX: &[&Setting] = of_sandbox!(WORKSPACE);
 
 /// What is for one program or for the host as a whole, and so not of one sandbox.
 #[cfg(test)]
@@ -465,6 +450,9 @@ pub const COMMAND_LINE_ONLY: &[&str] = &[
     "secret",
     "secret-env",
     "deploy-key",
+    "attempts",
+    "check",
+    "jobs",
 ];
 
 /// The setting of `[run]` with this key.

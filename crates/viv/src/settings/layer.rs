@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use viv_image::{ImageSource, Package, Platform};
 use viv_net::gateway::{Budget, Credential};
-use viv_sandbox::{AccelChoice, KernelChoice, Publish, TemplateUse, VmmChoice, WorkspaceMode};
+use viv_sandbox::{AccelChoice, KernelChoice, Publish, Recording, TemplateUse, VmmChoice, WorkspaceMode};
 
 use super::network::{NetworkChoice, PriceSettings, UpstreamSettings};
 use super::values::Size;
@@ -89,6 +89,10 @@ pub struct Layer {
     pub mounts: Vec<Found<MountRequest>>,
     /// How it works on the workspace.
     pub workspace_mode: Option<Found<WorkspaceMode>>,
+    /// Whether a copy of it has what git does not track.
+    pub untracked: Option<Found<bool>>,
+    /// Whether a copy of it has what is not committed.
+    pub uncommitted: Option<Found<bool>>,
     /// What of a live workspace it may not change, relative to that.
     pub protect: Vec<Found<PathBuf>>,
     /// Whether it is kept from changing what git on the host would run.
@@ -123,6 +127,8 @@ pub struct Layer {
     pub template: Option<Found<TemplateUse>>,
     /// Machines kept ready.
     pub spares: Option<Found<u32>>,
+    /// What of the programs' output is recorded.
+    pub recording: Option<Found<Recording>>,
     /// Name.
     pub name: Option<Found<String>>,
     /// Labels.
@@ -173,6 +179,14 @@ pub struct SecretSetting {
     pub in_environment: bool,
 }
 
+/// A project does not get at files that its user keeps from copies.
+fn unless_kept_away(stronger: Option<Found<bool>>, weaker: Option<Found<bool>>) -> Option<Found<bool>> {
+    match (stronger, weaker) {
+        (Some(Found { value: true, origin: Origin::Project }), Some(users @ Found { value: false, .. })) => Some(users),
+        (stronger, weaker) => stronger.or(weaker),
+    }
+}
+
 impl Layer {
     /// This layer over a weaker one. Variables and labels are merged one by one; shares add up.
     #[must_use]
@@ -188,6 +202,8 @@ impl Layer {
                 (Some(Found { value: WorkspaceMode::Live, origin: Origin::Project }), Some(users)) => Some(users),
                 (stronger, weaker) => stronger.or(weaker),
             },
+            untracked: unless_kept_away(self.untracked, weaker.untracked),
+            uncommitted: unless_kept_away(self.uncommitted, weaker.uncommitted),
             protect: weaker.protect.into_iter().chain(self.protect).collect(),
             git_guard: self.git_guard.or(weaker.git_guard),
             workdir: self.workdir.or(weaker.workdir),
@@ -205,6 +221,15 @@ impl Layer {
             cache_limit: self.cache_limit.or(weaker.cache_limit),
             template: self.template.or(weaker.template),
             spares: self.spares.or(weaker.spares),
+            recording: match (self.recording, weaker.recording) {
+                // A project does not hide what its user wants to see.
+                (Some(Found { value, origin: Origin::Project }), Some(users))
+                    if value < users.value && users.origin != Origin::Project =>
+                {
+                    Some(users)
+                }
+                (stronger, weaker) => stronger.or(weaker),
+            },
             name: self.name.or(weaker.name),
             labels: weaker.labels.into_iter().chain(self.labels).collect(),
             net: self.net.or(weaker.net),
@@ -220,5 +245,26 @@ impl Layer {
             upstreams: weaker.upstreams.into_iter().chain(self.upstreams).collect(),
             prices: weaker.prices.into_iter().chain(self.prices).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_has_more_recorded_and_not_less() {
+        let layer = |value, origin| Layer { recording: Some(Found { value, origin }), ..Layer::default() };
+        let over = |project: Recording, user: Recording| {
+            let layer = layer(project, Origin::Project).over(layer(user, Origin::UserConfig));
+            layer.recording.unwrap().value
+        };
+        assert_eq!(over(Recording::All, Recording::None), Recording::All);
+        assert_eq!(over(Recording::Terminals, Recording::All), Recording::All);
+        let typed = layer(Recording::None, Origin::CommandLine).over(layer(Recording::All, Origin::Project));
+        assert_eq!(typed.recording.unwrap().value, Recording::None);
+        // What a project says of one sandbox goes over what it says of all.
+        let one = layer(Recording::Terminals, Origin::Project).over(layer(Recording::All, Origin::Project));
+        assert_eq!(one.recording.unwrap().value, Recording::Terminals);
     }
 }

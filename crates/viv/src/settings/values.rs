@@ -9,7 +9,7 @@ use serde::Serialize;
 use viv_image::Package;
 use viv_net::policy::Rule;
 use viv_net::sets::SetName;
-use viv_sandbox::{AccelChoice, TemplateUse, VmmChoice, WorkspaceMode};
+use viv_sandbox::{AccelChoice, Recording, TemplateUse, VmmChoice, WorkspaceMode};
 
 use super::definitions::{MAXIMUM_CPUS, MAXIMUM_SPARES};
 use super::layer::DevContainerChoice;
@@ -173,6 +173,19 @@ pub fn parse_template(text: &str) -> Result<TemplateUse, String> {
     }
 }
 
+/// Reads what of the programs' output is recorded.
+///
+/// # Errors
+/// Names what there is.
+pub fn parse_recording(text: &str) -> Result<Recording, String> {
+    match text {
+        "none" => Ok(Recording::None),
+        "terminals" => Ok(Recording::Terminals),
+        "all" => Ok(Recording::All),
+        _ => Err("not one of none, terminals, all".to_owned()),
+    }
+}
+
 /// Reads a reference to a flake, which is never taken for an option.
 ///
 /// # Errors
@@ -245,6 +258,18 @@ pub fn parse_workspace_mode(text: &str) -> Result<WorkspaceMode, String> {
         "live" => Ok(WorkspaceMode::Live),
         "clone" => Ok(WorkspaceMode::Clone),
         _ => Err("not one of live, clone".to_owned()),
+    }
+}
+
+/// Reads yes or no.
+///
+/// # Errors
+/// Names what there is.
+pub fn parse_yes(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("not one of yes, no".to_owned()),
     }
 }
 

@@ -23,7 +23,7 @@ pub use descriptor::Descriptor;
 pub use detach::DetachKeys;
 pub use session::{End, Session, SessionOptions};
 pub use signals::Signals;
-pub use streams::Streams;
+pub use streams::{Streams, lock};
 
 use rustix::termios;
 use viv_proto::message::TerminalSize;

@@ -43,6 +43,13 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Signals that come from nobody but who holds the other end.
+    #[must_use]
+    pub fn by_hand() -> (mpsc::UnboundedSender<i32>, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender.clone(), Self { receiver, sender })
+    }
+
     /// Also listens to what concerns the terminal: its size, and being stopped and continued.
     ///
     /// # Errors

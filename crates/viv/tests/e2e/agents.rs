@@ -95,7 +95,31 @@ fn agents_called_by_name_mend_a_program_with_keys_that_they_never_have() {
         let mut grep = host.command("grep");
         assert!(grep.args(["-rlsq", "calc.py is wrong"]).arg(&path).status().unwrap().success(), "{name}");
     }
+    what_they_ran_is_kept(&host);
     host.assert_nothing_is_left();
+}
+
+/// What an agent's shell ran is no program to the timeline: it is in a transcript beside it.
+fn what_they_ran_is_kept(host: &Host) {
+    let json = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let ran = host.run(arguments);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        serde_json::from_str(&ran.stdout).unwrap()
+    };
+    let mut saw = Vec::new();
+    for timeline in json(&["audit", "ls", "--json"]) {
+        let id = timeline["name"].as_str().unwrap();
+        let kept = json(&["logs", id, "--transcripts", "--json"]);
+        let texts = kept.iter().map(|kept| std::fs::read_to_string(kept["copy"].as_str().unwrap()).unwrap());
+        let text: String = texts.collect();
+        for what in [PROMPT, "cat calc.py", "s/a - b/a + b/", "python3 -m unittest"] {
+            assert!(text.contains(what), "{what} in {kept:?}");
+        }
+        assert_eq!(host.run(&["audit", "verify", id]).code, 0);
+        saw.push(kept[0]["agent"].as_str().unwrap().to_owned());
+    }
+    saw.sort();
+    assert_eq!(saw, ["claude", "codex", "gemini"]);
 }
 
 /// Has an agent do its work in a project of its own.

@@ -1,5 +1,7 @@
 //! What is written down of a sandbox, who can change it, and what a pipeline gets of it.
 
+mod at_end;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -51,7 +53,7 @@ fn a_timeline_verifies_until_it_is_tampered_with() {
     let told = lines(&host, "tale");
     let mut kinds = types(&told);
     kinds.dedup();
-    let expected = ["start", "policy", "ready", "exec", "exec_ended", "end"];
+    let expected = ["start", "policy", "ready", "exec", "exec_ended", "files", "end"];
     assert_eq!(kinds.iter().filter(|kind| **kind != "log").copied().collect::<Vec<_>>(), expected, "{told:?}");
     let event = |kind: &str| &told.iter().find(|line| line["event"]["type"] == kind).unwrap()["event"];
     assert_eq!(event("start")["name"], "tale");

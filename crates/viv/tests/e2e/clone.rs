@@ -9,7 +9,7 @@ use viv_workspace::Store;
 use crate::support::{Host, Ran};
 
 /// git on the host as its user would run it.
-fn git(host: &Host, arguments: &[&str]) -> String {
+pub fn git(host: &Host, arguments: &[&str]) -> String {
     let mut git = host.command("git");
     git.current_dir(host.project()).args(["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]).args(arguments);
     let output = git.output().unwrap();
@@ -18,7 +18,7 @@ fn git(host: &Host, arguments: &[&str]) -> String {
 }
 
 /// A project with two commits' worth of everything that git knows of a file.
-fn repository(host: &Host) {
+pub fn repository(host: &Host) {
     for (path, content) in
         [("kept", "1\n"), ("changed", "1\n"), ("gone", "1\n"), ("tool", "#!/bin/sh\n"), (".gitignore", "*.o\ndist/\n")]
     {
@@ -94,6 +94,40 @@ fn a_copy_has_what_git_knows_and_what_becomes_of_it_is_kept() {
     assert_eq!(everything(&host), before, "the host's own directory is as it was");
     let kept = changes(&host, &id_of(&ran));
     assert_eq!(kept, ["added sub/new", "deleted kept", "mode tool", "modified changed"]);
+    host.assert_nothing_is_left();
+}
+
+#[test]
+fn a_copy_of_the_commit_alone_leaves_what_is_the_users() {
+    let Some(host) = Host::new() else { return };
+    repository(&host);
+    host.write("changed", "mine\n");
+    host.write("untracked", "mine\n");
+    std::fs::remove_file(host.project().join("gone")).unwrap();
+    let before = everything(&host);
+    let ran = host.run(&[
+        "run",
+        "--json",
+        "-w",
+        "clone",
+        "--untracked=no",
+        "--uncommitted=no",
+        "--",
+        "sh",
+        "-ec",
+        "test -z \"$(git status --porcelain)\"; test -e gone; test ! -e untracked; test $(cat changed) = 1
+         echo 2 > changed; echo 2 > kept; echo its > untracked",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let id = id_of(&ran);
+    assert_eq!(changes(&host, &id), ["added untracked", "modified changed", "modified kept"]);
+    assert_eq!(everything(&host), before);
+    let accepted = host.run(&["accept", &id]);
+    assert_eq!(accepted.code, 125, "two of them are the user's: {accepted:?}");
+    let read = |path: &str| std::fs::read_to_string(host.project().join(path)).unwrap();
+    assert_eq!((read("changed"), read("untracked"), read("kept")), ("mine\n".into(), "mine\n".into(), "2\n".into()));
+    let live = host.run(&["run", "--untracked=no", "--", "true"]);
+    assert!(live.code == 125 && live.stderr.contains("--workspace clone"), "{live:?}");
     host.assert_nothing_is_left();
 }
 

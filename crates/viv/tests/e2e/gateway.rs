@@ -35,7 +35,7 @@ fn private(host: &Host, name: &str, content: &str) -> String {
 }
 
 /// A call of a provider's API as its own client makes it, whose answer is printed with its status.
-fn call(api: &str, options: &str) -> String {
+pub fn call(api: &str, options: &str) -> String {
     let prompt = json!([{"role": "user", "content": "hello"}]);
     let (header, url, body) = match api {
         "anthropic" => (

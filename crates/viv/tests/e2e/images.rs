@@ -159,10 +159,12 @@ impl<'a> Stack<'a> {
             files: vec![],
             network: NetworkSpec::default(),
             workspace_mode: viv_sandbox::WorkspaceMode::Live,
+            copied: viv_sandbox::CopySelection::default(),
             protect: Vec::new(),
             git_guard: true,
             persistent_disk: None,
             recording: viv_sandbox::Recording::default(),
+            transcripts: Vec::new(),
             boot_deadline_seconds: DEADLINE.as_secs(),
         };
         let artifacts = Artifacts {

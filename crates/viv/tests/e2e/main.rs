@@ -9,10 +9,12 @@ mod agent_homes;
 mod agents;
 #[path = "../../../viv-image/tests/languages/archive.rs"]
 mod archive;
+mod attempts;
 mod audit;
 mod canaries;
 mod clock;
 mod clone;
+mod clone_attacks;
 mod define;
 mod devcontainer;
 mod devices;

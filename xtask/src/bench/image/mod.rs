@@ -14,7 +14,7 @@ mod read;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::figures::{print_table, require_goals};
+use super::arguments::BenchArguments;
 use crate::setup;
 use crate::workspace::{self, Profile};
 use cached::Images;
@@ -22,15 +22,8 @@ use cached::Images;
 /// `cargo xtask bench image`
 #[derive(Debug, Args)]
 pub struct ImageArguments {
-    /// How often each is measured; medians are of these
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(7..=1000))]
-    runs: u32,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Measure only this; may be repeated
-    #[arg(long, value_enum, value_name = "PART")]
-    only: Vec<Part>,
+    #[command(flatten)]
+    bench: BenchArguments<Part>,
 }
 
 /// Figures that are measured together.
@@ -46,38 +39,34 @@ enum Part {
     Read,
 }
 
+/// What the figures are compared with.
+const FLOORS: &str = "\
+The floor of a layer is the image's package manager over the same root, of an import skopeo copy and\n\
+umoci unpack, of reading one erofs image with the same content; of what a set adds to a start, it\n\
+is the most it may be.";
+
 /// Measures and prints; fails where a goal is missed.
 pub fn image(arguments: &ImageArguments) -> Result<()> {
     // The registry and the tools that imports are compared with are what tests take, too.
     setup::run(setup::Purpose::Test, false)?;
+    let arguments = &arguments.bench;
     let viv = workspace::build_viv(Profile::Release)?;
     // Beside what is built: where temporary files are may be memory, and the cache is not.
     let place = workspace::target_directory()?;
     let scratch = tempfile::Builder::new().prefix("viv-bench-").tempdir_in(place)?;
     let images = Images { viv: &viv, directory: scratch.path(), runs: arguments.runs };
-    let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut figures = Vec::new();
-    if wanted(Part::Layer) {
+    if arguments.wants(Part::Layer) {
         figures.push(layer::measure(&images)?);
     }
-    if wanted(Part::Known) {
+    if arguments.wants(Part::Known) {
         figures.extend(known::measure(&images)?);
     }
-    if wanted(Part::Import) {
+    if arguments.wants(Part::Import) {
         figures.push(import::measure(&images)?);
     }
-    if wanted(Part::Read) {
+    if arguments.wants(Part::Read) {
         figures.extend(read::measure(&images)?);
     }
-    if arguments.json {
-        println!("{}", serde_json::json!({ "figures": figures, "runs": arguments.runs }));
-    } else {
-        print_table(&figures, arguments.runs, "floor");
-        println!(
-            "\nThe floor of a layer is the image's package manager over the same root, of an import skopeo copy and"
-        );
-        println!("umoci unpack, of reading one erofs image with the same content; of what a set adds to a start, it");
-        println!("is the most it may be.");
-    }
-    require_goals(&figures)
+    arguments.conclude(&figures, FLOORS)
 }

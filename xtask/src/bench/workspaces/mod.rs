@@ -14,22 +14,15 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::figures::{print_table, require_goals};
+use super::arguments::BenchArguments;
 use crate::setup;
 use crate::workspace::{self, Profile};
 
 /// `cargo xtask bench workspace`
 #[derive(Debug, Args)]
 pub struct WorkspaceArguments {
-    /// How often each is measured; medians are of these
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(7..=1000))]
-    runs: u32,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Measure only this; may be repeated
-    #[arg(long, value_enum, value_name = "PART")]
-    only: Vec<Part>,
+    #[command(flatten)]
+    bench: BenchArguments<Part>,
 }
 
 /// Figures that are measured together.
@@ -54,34 +47,32 @@ struct Workspaces<'a> {
     runs: u32,
 }
 
+/// What the figures are compared with.
+const FLOORS: &str = "\
+The floor of work inside is the same on the guest's own disk, of a clone twice git clone --shared\n\
+there; of a diff and of attaching, it is the most they may take.";
+
 /// Measures and prints; fails where a goal is missed.
 pub fn workspaces(arguments: &WorkspaceArguments) -> Result<()> {
     setup::run(setup::Purpose::Test, false)?;
+    let arguments = &arguments.bench;
     let viv = workspace::build_viv(Profile::Release)?;
     // Beside what is built: where temporary files are may be memory.
     let place = workspace::target_directory()?;
     let scratch = tempfile::Builder::new().prefix("viv-bench-").tempdir_in(place)?;
     let measured = Workspaces { viv: &viv, directory: scratch.path(), runs: arguments.runs };
-    let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut figures = Vec::new();
-    if wanted(Part::Inside) {
+    if arguments.wants(Part::Inside) {
         figures.extend(inside::measure(&measured)?);
     }
-    if wanted(Part::Create) {
+    if arguments.wants(Part::Create) {
         figures.push(create::measure(&measured)?);
     }
-    if wanted(Part::Diff) {
+    if arguments.wants(Part::Diff) {
         figures.push(native::diff(&measured)?);
     }
-    if wanted(Part::Attach) {
+    if arguments.wants(Part::Attach) {
         figures.push(native::attach(&measured)?);
     }
-    if arguments.json {
-        println!("{}", serde_json::json!({ "figures": figures, "runs": arguments.runs }));
-    } else {
-        print_table(&figures, arguments.runs, "floor");
-        println!("\nThe floor of work inside is the same on the guest's own disk, of a clone twice git clone --shared");
-        println!("there; of a diff and of attaching, it is the most they may take.");
-    }
-    require_goals(&figures)
+    arguments.conclude(&figures, FLOORS)
 }

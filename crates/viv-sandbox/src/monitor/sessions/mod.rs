@@ -274,7 +274,7 @@ impl Hub {
         let info = SessionInfo {
             number: table.last_number,
             name,
-            command: shown(&exec.argv),
+            command: exec.argv,
             user: exec.user,
             cwd: exec.cwd,
             environment: exec.env.into_keys().collect(),
@@ -285,7 +285,8 @@ impl Hub {
             viewers: 0,
             ended: None,
         };
-        let shared = Arc::new(Shared::new(info.clone()));
+        let shared = Arc::new(Shared::new(info));
+        let info = shared.info().clone();
         let (events, queue) = mpsc::channel(QUEUED_EVENTS);
         let recorder = Arc::clone(&self.recorder);
         let timeout = timeout_ms.map(Duration::from_millis);
@@ -341,14 +342,18 @@ mod tests {
         assert_eq!(shown(&words(&["sh", "-c", &"x".repeat(1000)])), ["sh", "-c", "…"]);
         assert_eq!(shown(&vec![String::new(); 1000]).len(), SHOWN_COMMAND_BYTES + 1);
         assert!(shown(&[]).is_empty());
+        // Who keeps what sessions do is told all of it.
+        let asked = words(&["sh", "-c", &"x".repeat(1000)]);
+        let shared = Shared::new(info(1, None, None, asked.clone()));
+        assert_eq!(shared.whole().command, asked);
+        assert_eq!(shared.info().command, ["sh", "-c", "…"]);
     }
 
-    fn handle(table: &mut Table, name: Option<&str>, ended: Option<u64>) -> u32 {
-        table.last_number += 1;
-        let info = SessionInfo {
-            number: table.last_number,
+    fn info(number: u32, name: Option<&str>, ended: Option<u64>, command: Vec<String>) -> SessionInfo {
+        SessionInfo {
+            number,
             name: name.map(str::to_owned),
-            command: Vec::new(),
+            command,
             user: "agent".to_owned(),
             cwd: String::new(),
             environment: Vec::new(),
@@ -358,8 +363,12 @@ mod tests {
             began_at_unix_ms: 0,
             viewers: 0,
             ended: ended.map(|at_unix_ms| crate::SessionEnd { at_unix_ms, report: None }),
-        };
-        let shared = Arc::new(Shared::new(info));
+        }
+    }
+
+    fn handle(table: &mut Table, name: Option<&str>, ended: Option<u64>) -> u32 {
+        table.last_number += 1;
+        let shared = Arc::new(Shared::new(info(table.last_number, name, ended, Vec::new())));
         table.sessions.insert(table.last_number, Handle { shared, events: mpsc::channel(1).0 });
         table.last_number
     }

@@ -39,6 +39,10 @@ const TURN: Duration = Duration::from_millis(5);
 /// How long viewers have to take the rest once the program has ended, before others hear of the end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// How much of a terminal's answers waits for a program that does not read them, in bytes: as much as Linux keeps
+/// of what is typed (`N_TTY_BUF_SIZE`). A program could ask for ever.
+const MOST_ANSWER_BYTES: usize = 4096;
+
 /// The signal that hanging up a terminal sends.
 const HUNG_UP: i32 = 1;
 
@@ -72,19 +76,28 @@ pub(super) struct Arrival {
 /// What others see of a session.
 pub(super) struct Shared {
     info: Mutex<SessionInfo>,
+    /// The command as it was asked for; others see its beginning.
+    command: Vec<String>,
     /// Greater for one used later.
     used: AtomicU64,
 }
 
 impl Shared {
-    pub(super) fn new(info: SessionInfo) -> Self {
-        let shared = Self { info: Mutex::new(info), used: AtomicU64::new(0) };
+    pub(super) fn new(mut info: SessionInfo) -> Self {
+        let beginning = super::shown(&info.command);
+        let command = std::mem::replace(&mut info.command, beginning);
+        let shared = Self { info: Mutex::new(info), command, used: AtomicU64::new(0) };
         shared.touch();
         shared
     }
 
     pub(super) fn info(&self) -> MutexGuard<'_, SessionInfo> {
         self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same with the whole command.
+    pub(super) fn whole(&self) -> SessionInfo {
+        SessionInfo { command: self.command.clone(), ..self.info().clone() }
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -111,6 +124,8 @@ struct Program<S> {
     credit: SendCredit,
     /// Typed, by whom (0 for nobody), and not yet sent; each viewer has a window of its own.
     typed: VecDeque<(u64, Vec<u8>)>,
+    /// How much of that is nobody's: answers to what it asked.
+    answer_bytes: usize,
 }
 
 /// A session.
@@ -162,8 +177,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
             output: ReceiveCredit::default(),
             credit: SendCredit::default(),
             typed: VecDeque::new(),
+            answer_bytes: 0,
         };
-        let info = shared.info().clone();
+        let info = shared.whole();
         let session = Self {
             screen: Screen::new(info.size),
             policy: info.size_policy,
@@ -361,6 +377,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
     fn type_in(&mut self, id: u64, bytes: Vec<u8>) {
         let Some(program) = &mut self.program else { return };
         if !bytes.is_empty() {
+            program.answer_bytes += if id == 0 { bytes.len() } else { 0 };
             program.typed.push_back((id, bytes));
         }
         while program.credit.available() > 0
@@ -371,6 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
             if let Some(viewer) = self.viewers.iter_mut().find(|viewer| viewer.id == *id) {
                 viewer.took_input(length);
             }
+            program.answer_bytes -= if *id == 0 { length } else { 0 };
             if bytes.is_empty() {
                 program.typed.pop_front();
             }
@@ -448,18 +466,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
     /// The program wrote something.
     async fn show(&mut self, bytes: &[u8]) {
         self.record(SessionEvent::Output(bytes));
-        let mut answers = Vec::new();
+        let is_ours_to_answer = self.answers().is_none();
         let mut turn = Instant::now();
         for piece in bytes.chunks(DRAWN_AT_ONCE) {
-            answers.extend(self.screen.feed(piece));
+            let answers = self.screen.feed(piece);
+            let waiting = self.program.as_ref().map_or(0, |program| program.answer_bytes);
+            // Before the bytes go out: whoever sees them may be too slow for them, and yet is asked.
+            if is_ours_to_answer && waiting + answers.len() <= MOST_ANSWER_BYTES {
+                self.type_in(0, answers);
+            }
             if turn.elapsed() > TURN {
                 tokio::task::yield_now().await;
                 turn = Instant::now();
             }
-        }
-        // Before the bytes go out: whoever sees them may be too slow for them, and yet is asked.
-        if self.answers().is_none() {
-            self.type_in(0, answers);
         }
         self.viewers.iter_mut().for_each(|viewer| viewer.on_output(bytes));
         if self.viewers.iter().any(Viewer::is_painted) {

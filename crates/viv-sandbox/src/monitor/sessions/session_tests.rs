@@ -331,6 +331,26 @@ async fn one_terminal_answers() {
     assert_eq!(guest.told().await, Frame::Data(ByteStream::Stdin, b"\x1b[?1;2c".to_vec()));
 }
 
+/// The program asks for ever, and never reads what it is told.
+#[tokio::test]
+async fn what_a_program_asks_is_answered_as_far_as_it_reads() {
+    let mut guest = Guest::start(SizePolicy::Smallest, None);
+    let questions = b"\x1b[c".repeat(16_000);
+    for _ in 0..4 {
+        guest.writer.send(&Frame::Data(ByteStream::Stdout, questions.clone())).await.unwrap();
+    }
+    guest.writer.send(&Frame::Credit(ByteStream::Stdin, STREAM_WINDOW_BYTES)).await.unwrap();
+    guest.exit(0).await;
+    let mut told = 0;
+    while let Ok(Some(frame)) = guest.reader.next().await {
+        if let Frame::Data(ByteStream::Stdin, bytes) = frame {
+            told += bytes.len();
+        }
+    }
+    let window = STREAM_WINDOW_BYTES as usize;
+    assert!((window..=window + MOST_ANSWER_BYTES).contains(&told), "{told}");
+}
+
 #[tokio::test]
 async fn what_is_typed_waits_for_the_program() {
     let mut guest = Guest::start(SizePolicy::Smallest, None);

@@ -252,19 +252,25 @@ impl Source {
     }
 }
 
-/// Opens a directory of the host. In what a running sandbox shares, no link is followed: it may have made it.
+/// Opens a directory of the host. In what a running sandbox may write to, no link is followed: it may have made it.
 fn open_here(path: &Path, paths: &Paths) -> std::io::Result<Directory> {
+    let running = viv_sandbox::list(paths).unwrap_or_default();
+    let shared = running.into_iter().flat_map(|record| std::iter::once(record.workspace).chain(record.writable));
+    open_within(path, &shared.collect::<Vec<_>>())
+}
+
+fn open_within(path: &Path, shared: &[PathBuf]) -> std::io::Result<Directory> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let absolute = std::path::absolute(path)?;
-    let shared = viv_sandbox::list(paths).unwrap_or_default();
-    for Record { workspace, .. } in &shared {
-        let canonical = absolute.canonicalize();
-        let beneath = absolute
-            .strip_prefix(workspace)
-            .ok()
-            .or_else(|| canonical.as_ref().ok().and_then(|canonical| canonical.strip_prefix(workspace).ok()));
-        if let Some(beneath) = beneath {
-            return Directory::open(workspace)?.beneath(beneath.as_os_str().as_bytes());
+    let mut way = PathBuf::new();
+    let mut rest = absolute.components();
+    while let Some(next) = rest.next() {
+        way.push(next);
+        // Up to where it is shared, links are the user's own.
+        let Ok(real) = way.canonicalize() else { break };
+        if let Some(top) = shared.iter().find(|top| real.starts_with(top)) {
+            let below = real.strip_prefix(top).unwrap_or(&real).join(rest.as_path());
+            return Directory::open(top)?.beneath(below.as_os_str().as_bytes());
         }
     }
     Directory::open(path)
@@ -381,6 +387,25 @@ mod tests {
         assert_eq!(go(PathKind::Directory, false, true, true), Ok(("/d/x".to_owned(), None)));
         let orphan = PathFacts { kind: PathKind::Missing, link: false, parent: false };
         assert!(into(&orphan, &to("/d/x", false), &source(false, false)).is_err());
+    }
+
+    #[test]
+    fn no_link_is_followed_in_what_a_sandbox_may_write_to() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        for directory in ["shared/deep", "outside"] {
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        std::os::unix::fs::symlink(root.join("outside"), root.join("shared/link")).unwrap();
+        std::os::unix::fs::symlink(root.join("shared"), root.join("users")).unwrap();
+        let open = |path: &str, shared: &[PathBuf]| open_within(&root.join(path), shared).is_ok();
+        let shared = [root.join("elsewhere"), root.join("shared")];
+        for good in ["shared", "shared/deep", "users/deep", "outside"] {
+            assert!(open(good, &shared), "{good}");
+        }
+        for bad in ["shared/link", "users/link", "shared/deep/../link"] {
+            assert!(!open(bad, &shared) && open(bad, &[]), "{bad}");
+        }
     }
 
     #[test]

@@ -64,13 +64,13 @@ pub fn end(arguments: &TargetArguments, verb: Verb, printer: &Printer) -> Result
 fn name_of(found: &Found) -> &str {
     match found {
         Found::Named(named) => &named.name,
-        Found::OfRun(record) => record.name.as_ref().unwrap_or(&record.id),
+        Found::OfRun(record) => record.called(),
     }
 }
 
 fn end_run(record: &Record, verb: Verb, desk: &Desk<'_>) -> Result<Outcome, Failure> {
     let paths = &desk.paths;
-    let name = record.name.as_ref().unwrap_or(&record.id);
+    let name = record.called();
     let freed = human_bytes(record.memory_mib << 20);
     if verb == Verb::Kill {
         block_on(viv_sandbox::kill(paths, record))??;

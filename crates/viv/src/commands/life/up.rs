@@ -40,7 +40,7 @@ pub fn up(arguments: &UpArguments, printer: &Printer) -> Result<u8, Failure> {
     if arguments.dry_run {
         for target in &targets {
             let mut settled = settle(target, arguments.start, &desk)?;
-            dry_run(&mut settled.resolved, &desk.paths, arguments.start.json)?;
+            dry_run(&mut settled.resolved, None, &desk.paths, arguments.start.json)?;
         }
         return Ok(exit_code::SUCCESS);
     }

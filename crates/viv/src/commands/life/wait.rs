@@ -63,7 +63,7 @@ async fn until(found: &Found, wanted: WaitFor, paths: &Paths) -> Result<Outcome,
             }
         },
         (Found::OfRun(record), wanted) => {
-            let name = record.name.as_ref().unwrap_or(&record.id);
+            let name = record.called();
             loop {
                 let now = viv_sandbox::list(paths)?.into_iter().find(|now| now.id == record.id);
                 match (now, wanted) {

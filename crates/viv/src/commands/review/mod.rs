@@ -1,8 +1,10 @@
 //! `viv diff`, `viv review`, `viv accept`, `viv reject` and `viv undo`
 
+mod at_end;
 mod base;
 mod pager;
 mod patch;
+mod siblings;
 mod summary;
 mod tui;
 
@@ -12,11 +14,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 use viv_sandbox::{Paths, Record};
-use viv_workspace::{Diff, FileOutcome, Found, Mode, Notes, Outcome, Selection, Store, To};
+use viv_workspace::{Diff, FileOutcome, Found, Mode, Notes, Outcome, Selection, Store, To, TreePath};
 
+pub use at_end::files_at_end;
 pub use base::Recording;
 
 use super::{block_on, clone};
+use crate::attempts::Changes;
 use crate::cli::review::{ChangeArguments, ChooseArguments, DiffArguments, ReviewArguments, UndoArguments};
 use crate::error::{self, Error, ErrorKind, Failure};
 use crate::output::clean::clean;
@@ -62,6 +66,17 @@ pub fn diff(arguments: &DiffArguments, printer: &Printer) -> Result<u8, Failure>
     Ok(0)
 }
 
+/// What a sandbox changed, in numbers.
+///
+/// # Errors
+/// A sandbox of which nothing is known, or that has told nothing yet.
+pub fn changes(store: &Store, id: &str) -> Result<Changes, Failure> {
+    let diff = store.diff(id)?;
+    let lines = summary::lines(store, &diff.files)?;
+    let sum = |of: fn(&(usize, usize)) -> usize| lines.iter().flatten().map(of).sum();
+    Ok(Changes { files: diff.files.len(), additions: sum(|lines| lines.0), deletions: sum(|lines| lines.1) })
+}
+
 /// Has the user look through what a sandbox changed, and does what they decide.
 ///
 /// # Errors
@@ -94,10 +109,13 @@ pub fn review(arguments: &ReviewArguments, printer: &Printer) -> Result<u8, Fail
         true => None,
     };
     let mut whole = true;
-    for (outcome, done) in [(accepted, "accepted"), (rejected, "rejected")] {
+    for (outcome, done) in [(&accepted, "accepted"), (&rejected, "rejected")] {
         if let Some(outcome) = outcome {
-            whole &= tell(&outcome, done, false, printer)?.is_ok();
+            whole &= tell(outcome, done, false, printer)?.is_ok();
         }
+    }
+    if accepted.is_some() {
+        siblings::note(&siblings::left(&target)?, printer);
     }
     conclude(whole)
 }
@@ -107,29 +125,57 @@ pub fn review(arguments: &ReviewArguments, printer: &Printer) -> Result<u8, Fail
 /// # Errors
 /// Those of [`diff`], and files that could not be written or have become something else.
 pub fn accept(arguments: &ChooseArguments, printer: &Printer) -> Result<u8, Failure> {
-    choose(arguments, printer, "accepted", Store::accept)
+    let target = Target::find(&arguments.changes, printer)?;
+    let outcome = choose(&target, Store::accept)?;
+    let others = siblings::left(&target)?;
+    let whole = if arguments.json {
+        print_json(&JsonOutcome { others: others.clone(), ..JsonOutcome::new(&outcome) })?;
+        outcome.is_whole()
+    } else {
+        tell(&outcome, "accepted", false, printer)?.is_ok()
+    };
+    siblings::note(&others, printer);
+    conclude(whole)
 }
 
-/// Rejects what a sandbox changed.
+/// Rejects what a sandbox changed, or what several attempts did.
 ///
 /// # Errors
 /// As [`accept`].
 pub fn reject(arguments: &ChooseArguments, printer: &Printer) -> Result<u8, Failure> {
-    choose(arguments, printer, "rejected", Store::reject)
+    let several = siblings::several(&arguments.changes)?;
+    if several.is_empty() {
+        let target = Target::find(&arguments.changes, printer)?;
+        let outcome = choose(&target, Store::reject)?;
+        return conclude(tell(&outcome, "rejected", arguments.json, printer)?.is_ok());
+    }
+    let mut whole = true;
+    let mut all = Vec::new();
+    for changes in &several {
+        let target = Target::find(changes, printer)?;
+        let outcome = choose(&target, Store::reject)?;
+        let sandbox = target.found.sandbox.id.clone();
+        whole &= outcome.is_whole();
+        if arguments.json {
+            all.push(JsonOfOne { sandbox, outcome: JsonOutcome::new(&outcome) });
+        } else {
+            tell(&outcome, &format!("of {sandbox} rejected"), false, printer)?;
+        }
+    }
+    if arguments.json {
+        print_json(&all)?;
+    }
+    conclude(whole)
 }
 
 fn choose(
-    arguments: &ChooseArguments,
-    printer: &Printer,
-    done: &str,
+    target: &Target,
     act: impl Fn(&Store, &str, &Selection) -> viv_workspace::Result<Outcome>,
-) -> Result<u8, Failure> {
-    let target = Target::find(&arguments.changes, printer)?;
+) -> Result<Outcome, Failure> {
     let id = &target.found.sandbox.id;
     let mut diff = target.store.diff(id)?;
     target.narrow(&mut diff)?;
-    let outcome = act(&target.store, id, &diff.all())?;
-    conclude(tell(&outcome, done, arguments.json, printer)?.is_ok())
+    Ok(act(&target.store, id, &diff.all())?)
 }
 
 /// Brings back what was before.
@@ -201,8 +247,7 @@ impl Target {
         let found = viv_workspace::find(&state, wanted.as_deref(), &directory)?;
         if found.sandbox.mode == Mode::Clone {
             // What a running one has changed by now; of one that has ended it was taken then.
-            let key = |record: &Record| record.name.clone().unwrap_or_else(|| record.id.clone());
-            let is_it = |record: &Record| key(record) == found.sandbox.id && record.workspace == found.workspace;
+            let is_it = |record: &Record| record.called() == found.sandbox.id && record.workspace == found.workspace;
             if let Some(record) = viv_sandbox::list(&all)?.into_iter().find(is_it) {
                 block_on(clone::refresh(&record, &all, printer))??;
             }
@@ -280,12 +325,41 @@ struct JsonOutcome {
     /// They have become another change since it was looked at.
     stale: Vec<String>,
     failed: Vec<JsonFailed>,
+    /// Attempts that were made beside this one, and that are neither accepted nor rejected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<String>,
+}
+
+/// The outcome of one of several sandboxes.
+#[derive(Serialize)]
+struct JsonOfOne {
+    sandbox: String,
+    #[serde(flatten)]
+    outcome: JsonOutcome,
 }
 
 #[derive(Serialize)]
 struct JsonFailed {
     path: String,
     reason: String,
+}
+
+impl JsonOutcome {
+    fn new(outcome: &Outcome) -> Self {
+        let text = |path: &TreePath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+        let names = |wanted: fn(&FileOutcome) -> bool| outcome.with(wanted).map(text).collect();
+        let failed = outcome.files.iter().filter_map(|(path, outcome)| match outcome {
+            FileOutcome::Failed(reason) => Some(JsonFailed { path: text(path), reason: reason.clone() }),
+            _ => None,
+        });
+        Self {
+            done: names(FileOutcome::is_done),
+            diverged: names(|outcome| *outcome == FileOutcome::Diverged),
+            stale: names(|outcome| *outcome == FileOutcome::Stale),
+            failed: failed.collect(),
+            others: Vec::new(),
+        }
+    }
 }
 
 /// Tells what became of each file.
@@ -295,23 +369,8 @@ fn tell(outcome: &Outcome, done: &str, json: bool, printer: &Printer) -> Result<
         (true, false) => Told::Done,
         (false, false) => Told::NotAll,
     };
-    let names = |wanted: fn(&FileOutcome) -> bool| -> Vec<String> {
-        outcome.with(wanted).map(|path| String::from_utf8_lossy(path.as_bytes()).into_owned()).collect()
-    };
     if json {
-        let failed = outcome.files.iter().filter_map(|(path, outcome)| match outcome {
-            FileOutcome::Failed(reason) => {
-                let path = String::from_utf8_lossy(path.as_bytes()).into_owned();
-                Some(JsonFailed { path, reason: reason.clone() })
-            }
-            _ => None,
-        });
-        print_json(&JsonOutcome {
-            done: names(FileOutcome::is_done),
-            diverged: names(|outcome| *outcome == FileOutcome::Diverged),
-            stale: names(|outcome| *outcome == FileOutcome::Stale),
-            failed: failed.collect(),
-        })?;
+        print_json(&JsonOutcome::new(outcome))?;
         return Ok(told);
     }
     for (path, outcome) in &outcome.files {
@@ -325,7 +384,7 @@ fn tell(outcome: &Outcome, done: &str, json: bool, printer: &Printer) -> Result<
             FileOutcome::Failed(reason) => printer.warning(&format!("{path} is left alone: {reason}"), None),
         }
     }
-    let count = names(FileOutcome::is_done).len();
+    let count = outcome.with(FileOutcome::is_done).count();
     printer.note(&match (told, count) {
         (Told::Nothing, _) => "nothing changed".to_owned(),
         (_, 1) => format!("1 file {done}"),

@@ -16,10 +16,11 @@ pub(super) fn exact(file: &FileChange, view: &View) -> Vec<u8> {
         patch.push(b'\n');
     }
     if let View::Text(text) = view {
+        let shown = Shown::of(text);
         for hunk in &text.hunks {
-            patch.extend_from_slice(range(text, hunk).as_bytes());
+            patch.extend_from_slice(shown.range(hunk).as_bytes());
             patch.push(b'\n');
-            for (mark, line) in lines(text, hunk) {
+            for (mark, line) in shown.lines(hunk) {
                 patch.push(mark as u8);
                 patch.extend_from_slice(line);
                 if !line.ends_with(b"\n") {
@@ -38,9 +39,10 @@ pub(super) fn shown(file: &FileChange, view: &View) -> Vec<u8> {
         let _ = writeln!(text, "{}", clean(&line).style(Style::new().bold()));
     }
     if let View::Text(diff) = view {
+        let shown = Shown::of(diff);
         for hunk in &diff.hunks {
-            let _ = writeln!(text, "{}", range(diff, hunk).style(Style::new().cyan()));
-            for (mark, line) in lines(diff, hunk) {
+            let _ = writeln!(text, "{}", shown.range(hunk).style(Style::new().cyan()));
+            for (mark, line) in shown.lines(hunk) {
                 let style = match mark {
                     '+' => Style::new().green(),
                     '-' => Style::new().red(),
@@ -99,45 +101,55 @@ fn mode(node: &Node, all_permissions: bool) -> u32 {
     }
 }
 
-/// A hunk's lines as the texts have them.
-pub(super) fn range(text: &TextDiff, hunk: &Hunk) -> String {
-    let (before, after) = context(text, hunk);
-    let part = |range: &std::ops::Range<u32>| {
-        let (start, count) = (range.start - before, range.end - range.start + before + after);
-        // Where there are no lines, the one before is named.
-        let line = if count == 0 { start } else { start + 1 };
-        if count == 1 { line.to_string() } else { format!("{line},{count}") }
-    };
-    format!("@@ -{} +{} @@", part(&hunk.old), part(&hunk.new))
+/// A text's hunks as they are shown. Its lines are found once: a guest may have made as many hunks as lines.
+pub(super) struct Shown<'a> {
+    text: &'a TextDiff,
+    old: Vec<&'a [u8]>,
+    new: Vec<&'a [u8]>,
 }
 
-/// How many lines there are to show before a hunk and after it.
-fn context(text: &TextDiff, hunk: &Hunk) -> (u32, u32) {
-    let left = u32::try_from(text.old_lines().len()).unwrap_or(u32::MAX) - hunk.old.end;
-    (hunk.old.start.min(CONTEXT_LINES), left.min(CONTEXT_LINES))
-}
-
-/// A hunk's lines, each with `' '`, `-` or `+`, those around it among them.
-pub(super) fn lines<'a>(text: &'a TextDiff, hunk: &Hunk) -> Vec<(char, &'a [u8])> {
-    let (old, new) = (text.old_lines(), text.new_lines());
-    let (before, after) = context(text, hunk);
-    let part = |lines: &[&'a [u8]], from: u32, to: u32| lines[from as usize..to as usize].to_vec();
-    let mut marked: Vec<(char, &[u8])> = Vec::new();
-    let mut at = hunk.old.start - before;
-    let inside = |change: &&Hunk| {
-        hunk.old.start <= change.old.start
-            && change.old.end <= hunk.old.end
-            && hunk.new.start <= change.new.start
-            && change.new.end <= hunk.new.end
-    };
-    for change in text.changes.iter().filter(inside) {
-        marked.extend(part(&old, at, change.old.start).into_iter().map(|line| (' ', line)));
-        marked.extend(part(&old, change.old.start, change.old.end).into_iter().map(|line| ('-', line)));
-        marked.extend(part(&new, change.new.start, change.new.end).into_iter().map(|line| ('+', line)));
-        at = change.old.end;
+impl<'a> Shown<'a> {
+    pub(super) fn of(text: &'a TextDiff) -> Self {
+        Self { text, old: text.old_lines(), new: text.new_lines() }
     }
-    marked.extend(part(&old, at, hunk.old.end + after).into_iter().map(|line| (' ', line)));
-    marked
+
+    /// Which lines of the texts a hunk has, as git says it.
+    pub(super) fn range(&self, hunk: &Hunk) -> String {
+        let (before, after) = self.context(hunk);
+        let part = |range: &std::ops::Range<u32>| {
+            let (start, count) = (range.start - before, range.end - range.start + before + after);
+            // Where there are no lines, the one before is named.
+            let line = if count == 0 { start } else { start + 1 };
+            if count == 1 { line.to_string() } else { format!("{line},{count}") }
+        };
+        format!("@@ -{} +{} @@", part(&hunk.old), part(&hunk.new))
+    }
+
+    /// How many lines there are to show before a hunk and after it.
+    fn context(&self, hunk: &Hunk) -> (u32, u32) {
+        let left = u32::try_from(self.old.len()).unwrap_or(u32::MAX) - hunk.old.end;
+        (hunk.old.start.min(CONTEXT_LINES), left.min(CONTEXT_LINES))
+    }
+
+    /// A hunk's lines, each with `' '`, `-` or `+`, those around it among them.
+    pub(super) fn lines(&self, hunk: &Hunk) -> Vec<(char, &'a [u8])> {
+        let (before, after) = self.context(hunk);
+        let mut marked: Vec<(char, &[u8])> = Vec::new();
+        let mut add = |mark: char, lines: &[&'a [u8]], from: u32, to: u32| {
+            marked.extend(lines[from as usize..to as usize].iter().map(|line| (mark, *line)));
+        };
+        let mut at = hunk.old.start - before;
+        // Hunks are further from each other than the changes in one.
+        let first = self.text.changes.partition_point(|change| change.old.start < hunk.old.start);
+        for change in self.text.changes[first..].iter().take_while(|change| change.old.end <= hunk.old.end) {
+            add(' ', &self.old, at, change.old.start);
+            add('-', &self.old, change.old.start, change.old.end);
+            add('+', &self.new, change.new.start, change.new.end);
+            at = change.old.end;
+        }
+        add(' ', &self.old, at, hunk.old.end + after);
+        marked
+    }
 }
 
 /// A line as people see it: without its end, tabs as they are, everything else that drives a terminal escaped, and
@@ -244,6 +256,15 @@ mod tests {
         let plain = anstream::adapter::strip_bytes(&shown).into_vec();
         insta::assert_snapshot!(String::from_utf8(plain).unwrap());
         assert_eq!(visible(b"a\xffb\x1b[m\n"), "a\\xffb\\u{1b}[m");
+    }
+
+    /// If each hunk went through all of the text, nobody would wait for this.
+    #[test]
+    fn a_text_may_have_very_many_hunks() {
+        let line = |number: u32, with: &str| format!("{number}{}\n", if number % 8 == 3 { with } else { "" });
+        let of = |with: &str| (0..80_000).map(|number| line(number, with)).collect::<String>();
+        let patch = exact(&file(b"a", Some(0o644), Some(0o644)), &text(&of("a"), &of("b")));
+        assert_eq!(patch.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"@@ ")).count(), 10_000);
     }
 
     #[test]

@@ -43,6 +43,7 @@ fn everything_a_user_may_set() {
         accel = "tcg"
         kernel = "/srv/vmlinux"
         image = "~/root.erofs"
+        record = "all"
         name = "review"
         labels = { team = "core" }
         net = "bridge:br0"
@@ -105,6 +106,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         "[run]\ntimeout = \"soon\"",
         "[run]\naccel = \"hvf\"",
         "[run]\nvmm = \"firecracker\"",
+        "[run]\nrecord = true",
         "[run]\nname = \"Not A Name\"",
         "[image]\nform = \"debian\"",
         "[image]\ncpus = 1",
@@ -171,6 +173,7 @@ fn a_project_may_change_the_sandbox_but_not_what_it_sees_of_the_host() {
         "budget = \"1000usd\"",
         "publish = [\"5432\"]",
         "ssh-agent = true",
+        "record = \"none\"",
         "trust = [\"link/passwd\"]",
     ]
     .into_iter()

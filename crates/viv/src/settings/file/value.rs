@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 use viv_image::{ImageSource, Package, Platform};
-use viv_sandbox::KernelChoice;
+use viv_sandbox::{KernelChoice, Recording};
 
 use super::{Reader, Trust, Value, nearest, shown};
 use crate::error::Error;
@@ -101,6 +101,16 @@ impl Reader<'_> {
             "allow" => layer.allow = self.texts(setting, value, values::parse_allow)?,
             "workspace-mode" => {
                 layer.workspace_mode = Some(self.found(self.text(setting, value, values::parse_workspace_mode)?));
+            }
+            "untracked" => layer.untracked = Some(self.found(self.truth(setting, value)?)),
+            "uncommitted" => layer.uncommitted = Some(self.found(self.truth(setting, value)?)),
+            "record" => {
+                let recording = self.text(setting, value, values::parse_recording)?;
+                if recording == Recording::None && matches!(self.trust, Trust::Project { .. }) {
+                    let reason = "a project's file does not keep you from seeing what was done";
+                    return Err(self.bad_value(value.span(), setting, reason));
+                }
+                layer.recording = Some(self.found(recording));
             }
             "protect" => layer.protect = self.texts(setting, value, values::parse_protected)?,
             "git-guard" => layer.git_guard = Some(self.found(self.truth(setting, value)?)),

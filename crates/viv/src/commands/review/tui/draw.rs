@@ -154,14 +154,15 @@ fn lines(item: &Item, cursor: Option<usize>) -> (Vec<Line<'static>>, Vec<usize>)
     };
     match &item.view {
         Some(View::Text(text)) if !text.hunks.is_empty() => {
+            let shown = patch::Shown::of(text);
             for (number, hunk) in text.hunks.iter().enumerate() {
                 if number == 0 || item.marks.len() > 1 {
                     starts.push(lines.len());
-                    lines.push(heading(number, patch::range(text, hunk)));
+                    lines.push(heading(number, shown.range(hunk)));
                 } else {
-                    lines.push(Line::styled(patch::range(text, hunk), Style::new().fg(Color::Cyan)));
+                    lines.push(Line::styled(shown.range(hunk), Style::new().fg(Color::Cyan)));
                 }
-                for (mark, line) in patch::lines(text, hunk) {
+                for (mark, line) in shown.lines(hunk) {
                     if lines.len() >= MOST_LINES {
                         lines.push(Line::styled("there is more, which viv diff shows", dim));
                         return (lines, starts);
