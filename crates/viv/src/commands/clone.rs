@@ -3,10 +3,11 @@
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use viv_sandbox::{
     Carried, Changed, CommittedFile, CopyContents, CopySelection, Ignored, Paths, Record, Repository, Sandbox,
-    SandboxSpec, WorkspaceCopy, WorkspaceMode,
+    SandboxSpec, State, WorkspaceCopy, WorkspaceMode,
 };
 use viv_workspace::{Change, Mode, Recorded, Rules, Store, TreePath};
 
@@ -132,18 +133,40 @@ pub async fn refresh(record: &Record, paths: &Paths, printer: &Printer) -> Resul
     take(&copy, &record.workspace, key, paths, printer).await.map(drop)
 }
 
-/// Takes what a sandbox changed in its copy, so that it can be looked at and accepted, and says how much that is.
+/// Takes what a sandbox that `began` then has changed in its copy, so that it can be looked at and accepted, and says how
+/// much that is. Who stops a sandbox from elsewhere has taken it before.
 ///
 /// # Errors
 /// A sandbox that is gone, or sends what makes no sense.
-pub async fn finish(copy: &WorkspaceCopy, spec: &SandboxSpec, paths: &Paths, printer: &Printer) -> Result<(), Failure> {
+pub async fn finish(
+    copy: &WorkspaceCopy,
+    spec: &SandboxSpec,
+    began: SystemTime,
+    paths: &Paths,
+    printer: &Printer,
+) -> Result<(), Failure> {
     let key = spec.called();
-    let count = take(copy, &spec.workspace, key, paths, printer).await?;
+    let count = match take(copy, &spec.workspace, key, paths, printer).await {
+        Ok(count) => count,
+        Err(failure) => {
+            let reported = Store::open(&paths.state, &spec.workspace)?.reported_at(key);
+            if is_running(spec, paths) || reported.is_none_or(|at| at < began) {
+                return Err(failure);
+            }
+            printer.note(&format!("the sandbox was stopped; what it had changed before that is kept: viv diff {key}"));
+            return Ok(());
+        }
+    };
     if count > 0 {
         let files = if count == 1 { "1 file has".to_owned() } else { format!("{count} files have") };
         printer.note(&format!("{files} changed in the copy: viv diff {key}"));
     }
     Ok(())
+}
+
+fn is_running(spec: &SandboxSpec, paths: &Paths) -> bool {
+    let all = viv_sandbox::list(paths).unwrap_or_default();
+    all.iter().any(|record| record.id == spec.id && record.state == State::Running)
 }
 
 /// Has the store take the changes; returns how many files differ.

@@ -3,7 +3,7 @@
 mod detached;
 
 use std::io::{IsTerminal, Read};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use viv_proto::message::Exec;
 use viv_sandbox::{Event, NetworkSpec, Paths, Sandbox, SandboxSpec};
@@ -166,7 +166,7 @@ async fn run_in_sandbox(
     let limits = Limits { memory: spec.memory_mib << 20, disk: Some(spec.disk_bytes), timeout };
     let paths = start.paths.clone();
 
-    let start_began = Instant::now();
+    let (started, start_began) = (SystemTime::now(), Instant::now());
     let on_event = |event: &Event| launch::tell(event, &id, start_began.elapsed(), printer, clock, &mut later);
     let mut sandbox = tokio::select! {
         started = viv_sandbox::start(start, on_event) => started?,
@@ -229,7 +229,7 @@ async fn run_in_sandbox(
     let taken = match &copy {
         // A sandbox that is lost has taken its copy along.
         Some(copy) if !matches!(outcome, Err(_) | Ok((End::Lost(_) | End::Disconnected(_), _))) => tokio::select! {
-            taken = clone::finish(copy, &spec, &paths, printer) => taken,
+            taken = clone::finish(copy, &spec, started, &paths, printer) => taken,
             number = ending_signal(&mut signals) => Err(Failure::quiet(exit_code::of_signal(number))),
         },
         _ => Ok(()),

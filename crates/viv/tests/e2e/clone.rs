@@ -274,3 +274,17 @@ fn files_are_copied_both_ways() {
     drop(sandbox);
     host.assert_nothing_is_left();
 }
+
+#[test]
+fn stopped_from_elsewhere_it_has_been_asked_before() {
+    let Some(host) = Host::ordinary() else { return };
+    repository(&host);
+    let sandbox = host.sandbox(&["--workspace", "clone"]);
+    sandbox.ok("echo 2 > changed");
+    let stopped = host.run(&["stop", "fixture"]);
+    assert_eq!(stopped.code, 0, "{stopped:?}");
+    let ran = sandbox.wait();
+    assert!(!ran.stderr.contains("error"), "{ran:?}");
+    assert_eq!(changes(&host, "fixture"), ["modified changed"]);
+    host.assert_nothing_is_left();
+}
