@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use viv_proto::{VSOCK_KEY_BLOCK_BYTES, VsockKey};
 use viv_shares::{FileDaemonSpec, ShareSpec};
 use viv_vmm::{Change, CommandPlan, Descriptor, LinkCarrier, Machine, Tail};
@@ -61,6 +62,10 @@ pub(crate) struct Children {
     /// Of a machine that is to be saved.
     memory: Option<File>,
     powered_off: bool,
+    /// Why the file daemon cannot serve, as it said itself.
+    unready: Option<Error>,
+    /// Until when the cause may show, once something has ended. Who asks for it may be called away and ask again.
+    cause_until: Option<Instant>,
     /// By a signal, from outside.
     was_killed: bool,
 }
@@ -168,6 +173,8 @@ impl Children {
             network,
             memory: kept,
             powered_off: false,
+            unready: None,
+            cause_until: None,
             was_killed: false,
         })
     }
@@ -203,15 +210,19 @@ impl Children {
     /// Resolves when something ends that should not have, to why. Cancel-safe.
     pub(crate) async fn trouble(&mut self, guest_was_up: bool) -> Error {
         loop {
+            if self.unready.is_some() {
+                // It says nothing of why if it, or the VMM it serves, was killed.
+                let ended = self.ended(None).await;
+                let killed = self.killed(&ended);
+                if let Some(error) = killed.or(self.unready.take()) {
+                    return error;
+                }
+            }
             tokio::select! {
                 // In this order, so that a daemon which could not start is blamed before the VMM
                 // that lost it.
                 biased;
-                failure = not_ready(&mut self.ready, &self.told_ready) => {
-                    // It says nothing of why if it, or the VMM it serves, was killed.
-                    let ended = self.ended(None).await;
-                    return self.killed(&ended).unwrap_or(failure);
-                }
+                failure = not_ready(&mut self.ready, &self.told_ready) => self.unready = Some(failure),
                 change = self.machine.next() => match change {
                     Ok(Change::Event(viv_vmm::Event::HostDiskFull)) => return host_disk_full(),
                     Ok(Change::Event(viv_vmm::Event::TimerLost)) if !guest_was_up => return timer_lost(),
@@ -244,9 +255,14 @@ impl Children {
         }
     }
 
+    fn cause_until(&mut self) -> Instant {
+        *self.cause_until.get_or_insert_with(|| Instant::now() + CAUSE_PATIENCE)
+    }
+
     /// Waits until one is known to have been killed, or both to have ended. If only one ends in this
-    /// time, that one is to blame.
+    /// time, that one is to blame. Cancel-safe: a child that has ended tells so again.
     async fn ended(&mut self, machine: Option<ExitStatus>) -> Ended {
+        let until = self.cause_until();
         let mut ended = Ended { machine, file_daemon: None };
         let settled = async {
             while !ended.is_settled() {
@@ -264,7 +280,7 @@ impl Children {
             }
         };
         // Later is as good as never.
-        let _ = tokio::time::timeout(CAUSE_PATIENCE, settled).await;
+        let _ = tokio::time::timeout_at(until, settled).await;
         ended
     }
 
@@ -284,6 +300,7 @@ impl Children {
 
     /// What is behind the network device has ended, as it does with the VMM: is that the cause?
     async fn network_cause(&mut self, failure: Error, guest_was_up: bool) -> Error {
+        let until = self.cause_until();
         let ended = async {
             loop {
                 match self.machine.next().await {
@@ -293,7 +310,7 @@ impl Children {
                 }
             }
         };
-        match tokio::time::timeout(CAUSE_PATIENCE, ended).await {
+        match tokio::time::timeout_at(until, ended).await {
             Ok(Some(status)) => self.cause(Some(status), guest_was_up).await,
             _ => failure,
         }
